@@ -1,4 +1,4 @@
-"""Signals that end what is done at once: the same command does it again, so nothing is lost with it.
+"""Signals that end the current work at once: the same command repeats it, so nothing is lost.
 
 An exception that a handler raises may come within a finaliser or a callback of the garbage collector, from which
 nothing is raised: Python prints "Exception ignored in" and goes on. Then the signal is sent again a moment later.
@@ -21,16 +21,16 @@ QUIET_S = 5.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Not an `Exception`, so that code between the signal and what ends with it does not take it for a failure."""
+    """A signal has come. Not an `Exception`, so that code in between does not treat it as a failure."""
 
-    def __init__(self, number: int, asked: list[int]) -> None:
+    def __init__(self, number: int, received: list[int]) -> None:
         super().__init__()
-        self.number, self.asked = number, asked
+        self.number, self.received = number, received
 
 
 @contextlib.contextmanager
-def ending(signals: Sequence[int], asked: list[int]) -> Iterator[None]:
-    """Raise Interrupted in the block at the first of these signals, which becomes `asked`.
+def raise_on_signal(signals: Sequence[int], received: list[int]) -> Iterator[None]:
+    """Raise Interrupted in the block at the first of these signals, which becomes `received`.
 
     Later ones are ignored for `QUIET_S`, so that they do not disturb the clean-up.
     """
@@ -38,15 +38,15 @@ def ending(signals: Sequence[int], asked: list[int]) -> Iterator[None]:
 
     def leave(number: int, _frame: FrameType | None) -> None:
         nonlocal since
-        if not asked or time.monotonic() - since > QUIET_S:
-            asked[:], since = [number], time.monotonic()
-            raise Interrupted(number, asked)
+        if not received or time.monotonic() - since > QUIET_S:
+            received[:], since = [number], time.monotonic()
+            raise Interrupted(number, received)
 
     def unraisable(ignored: "sys.UnraisableHookArgs") -> None:
         problem = ignored.exc_value
         if not isinstance(problem, Interrupted):
             return hook(ignored)
-        problem.asked.clear()
+        problem.received.clear()
         again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), problem.number))
         again.daemon = True
         again.start()
@@ -59,9 +59,9 @@ def ending(signals: Sequence[int], asked: list[int]) -> Iterator[None]:
             signal.signal(number, leave)
         yield
     finally:
+        sys.unraisablehook = hook
         for number, old in taken.items():
             signal.signal(number, old)
-        sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
@@ -74,12 +74,12 @@ def interruptible(doing: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals, asked = (signal.SIGINT,) if _are_several() else (signal.SIGTERM, signal.SIGINT), list[int]()
+    signals, received = (signal.SIGINT,) if _are_several() else (signal.SIGTERM, signal.SIGINT), list[int]()
     try:
-        with ending(signals, asked):
+        with raise_on_signal(signals, received):
             yield
     except (Interrupted, ImportError) as problem:  # which an extension makes of it while it is loaded
-        if not asked:
+        if not received:
             raise
         raise TryAgain(f"stopped while {doing}; start the same command again to continue") from problem
 

@@ -124,7 +124,7 @@ def test_a_signal_within_a_finaliser_is_not_lost(fake_verb, capsys, python_handl
     assert "Exception ignored" not in capsys.readouterr().err
 
 
-def test_a_signal_while_an_extension_is_loaded_is_no_defect(fake_verb, capsys, python_handles_control_c):
+def test_a_signal_while_an_extension_is_loaded_is_not_reported_as_a_defect(fake_verb, capsys, python_handles_control_c):
     def run(args):
         try:
             signal.raise_signal(signal.SIGINT)

@@ -57,7 +57,7 @@ def gpu(monkeypatch):
     return lambda name: importlib.import_module(f"gpu.{name}")
 
 
-def test_a_job_that_is_slow_or_broken_is_a_line_and_the_next_one_runs(gpu, tmp_path):
+def test_reports_slow_and_broken_jobs_and_runs_the_next_one(gpu, tmp_path):
     running, jobs = gpu("running"), gpu("jobs")
     chosen = [jobs.Job(name, name, "", budget) for name, budget in (("slow", 1.5), ("broken", 5), ("last", 5))]
     results = running.run(chosen, [sys.executable, "-c", JOB], tmp_path, limit_s=100)
@@ -114,7 +114,7 @@ def test_a_side_for_which_memory_was_too_small_is_measured_alone(gpu, tmp_path):
     ]
 
 
-def test_a_side_that_is_late_is_given_up_and_the_other_one_measured(gpu, tmp_path):
+def test_measures_the_other_side_when_one_is_not_ready_in_time(gpu, tmp_path):
     result = measured(gpu, tmp_path, ["dreamjax", "torch slow"], 1.5)
     assert result["contestants"]["dreamjax"]["ms_per_step"] == 10.0
     assert result["failed"].endswith("torch slow: not ready in time")

@@ -24,7 +24,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/bench/gpu"), help="folder of the results (%(default)s)")
     parser.add_argument("--smoke", action="store_true", help="on CPU at the smallest sizes, PyTorch not compiled")
-    parser.add_argument("--jobs", nargs="+", choices=list(jobs.JOBS), default=list(jobs.JOBS), help="which (all)")
+    parser.add_argument(
+        "--jobs", nargs="+", choices=list(jobs.JOBS), default=list(jobs.JOBS), help="jobs to run (default: all)"
+    )
     parser.add_argument("--batch", type=int, help="examples a step, in place of each job's number")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds for all jobs together (%(default).0f)")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a results.json and stop")

@@ -55,7 +55,7 @@ class _LabelledTrials:
     subject: np.ndarray  # the recordings of unknown subjects each count as a subject
     session: np.ndarray
     unknown: bool  # whether any subject is unknown
-    copies: list[str]  # what is said of recordings that were left out, as they repeat others
+    copies: list[str]  # notes on the recordings left out as copies of others
     start: np.ndarray
     names: tuple[str, ...]
 

@@ -141,7 +141,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
     repeated = np.isin(loaded.recordings, list(again.recordings))
     if repeated.any():
         copies = tuple(sorted(again.recordings.intersection(loaded.recordings)))
-        loaded = replace(loaded.where(~repeated), copies=copies, available=total - int(repeated.sum()))
+        loaded = replace(loaded.where(~repeated), copies=copies, available=round(total * (1 - float(repeated.mean()))))
     scorable = np.asarray(loaded.real.any(axis=1) & loaded.valid.any(axis=1))
     if not scorable.any():
         raise UserError(f"{', '.join(config.path)}: no window of split {split} has a valid sample; prepare them again")

@@ -18,10 +18,12 @@ from dreamjax.parallel.tree_paths import PyTree
 
 MOST = 8  # more have not been measured
 ROWS = 4  # of a batch, at least, on each device
-SHARE = 4  # the states of all devices take at most one such part of the machine's memory
+SHARE = 4  # the states of all devices take at most 1 / SHARE of the machine's memory
 
 
-def offer(init: Callable[[jax.Array], PyTree], config: MeshConfig, batch_size: int, microbatches: int = 1) -> None:
+def make_one_per_core(
+    init: Callable[[jax.Array], PyTree], config: MeshConfig, batch_size: int, microbatches: int = 1
+) -> None:
     """Have JAX make one device per core, if it has made none yet and their number is not set.
 
     `init`: of the training state. It changes nothing where JAX uses an accelerator, or where several processes train.
@@ -30,7 +32,7 @@ def offer(init: Callable[[jax.Array], PyTree], config: MeshConfig, batch_size: i
 
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     chosen |= any(os.environ.get(name) for name in ("JAX_NUM_CPU_DEVICES", environment.COUNT))
-    if chosen or xla_bridge.backends_are_initialized():
+    if chosen or jax.distributed.is_initialized() or xla_bridge.backends_are_initialized():
         return
     # the shapes, without asking JAX which devices there are
     mesh = AbstractMesh((1,) * len(AXES), AXES, abstract_device=AbstractDevice("cpu", None, "cpu"))
@@ -38,10 +40,15 @@ def offer(init: Callable[[jax.Array], PyTree], config: MeshConfig, batch_size: i
         state = jax.eval_shape(lambda: init(jax.random.key(0)))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if hasattr(leaf.dtype, "itemsize"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    count = choose(config, batch_size, microbatches, size, len(os.sched_getaffinity(0)), memory)
+    count = choose(config, batch_size, microbatches, size, _cores(), memory)
     if count > 1 and not xla_bridge.backends_are_initialized():
         log.debug("%d CPU devices, one per core", count)
         jax.config.update("jax_num_cpu_devices", count)
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose(config: MeshConfig, batch_size: int, microbatches: int, state: int, cores: int, memory: int) -> int:

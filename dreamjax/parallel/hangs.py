@@ -27,6 +27,7 @@ FOLDER, VERDICT = "dreamjax/late", "dreamjax/hang"
 LAST = 50  # steps whose median is the usual time
 FEWEST = 5  # steps before a hang can be noticed
 LEAVE_S = 3.0  # for the others to read the verdict before the first process, which keeps it, ends
+SAVE_S = 600.0  # for the last save of a run that hangs
 TAKEN_S = 10.0  # for the loop, which looks while it waits for data, to take over
 
 
@@ -62,7 +63,7 @@ class HangWatch:
         now = time.monotonic()
         if self._since is not None and self._counts:
             self._durations.append(now - self._since)
-        self._step, self._since, self._counts = step, now, True
+        self._step, self._since, self._counts, self._sentence = step, now, True, ""
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -83,10 +84,25 @@ class HangWatch:
             self.phase = "step"
 
     def hung(self) -> bool:
-        """Return whether the wait for data counts as a hang; who asks then saves, and calls `end`."""
+        """Return whether the wait for data counts as a hang; the caller then saves and calls `end`."""
         if self._sentence:
             self._taken.set()
         return bool(self._sentence)
+
+    @contextlib.contextmanager
+    def last_save(self) -> Iterator[bool]:
+        """Do not watch within the block, which saves before the run ends; yield `hung()`.
+
+        After a hang it may take `SAVE_S`: what does not answer may be the file system of the checkpoints too.
+        """
+        hung = self.hung()
+        late = threading.Timer(SAVE_S, self.end, kwargs={"note": "the last step could not be saved in time"})
+        late.daemon = True
+        if hung:
+            late.start()
+        with self.paused():
+            yield hung
+        late.cancel()
 
     @property
     def limit_s(self) -> float | None:
@@ -113,6 +129,8 @@ class HangWatch:
         """Return the sentence with which the run ends, or None while it does not."""
         usual = f"{late:.0f} s, and a step usually takes {statistics.median(tuple(self._durations)):.3g} s"
         if not processes.are_several():
+            if late < limit:
+                return None
             doing = "reads its data" if self.phase == "input" else "computes"
             return f"step {self._step + 1} has been running for {usual}: the process hangs where it {doing}"
         processes.publish(f"{FOLDER}/{jax.process_index()}", {"step": self._step, "phase": self.phase})

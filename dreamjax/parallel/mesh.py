@@ -58,11 +58,9 @@ def make(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mes
     Axis types are Auto on purpose: the compiler places activations.
     """
     devices = jax.devices() if devices is None else list(devices)
-    slices = 1
-    if (
-        devices[0].platform == "tpu"
-    ):  # of GPUs, whose every node counts as a slice, the axes may cross nodes as they come
-        slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # JAX numbers every node of GPUs as a slice, but any axis may cross nodes
+    tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if tpu else 1
     shape = sizes(config, len(devices), slices)
     local = sum(device.process_index == devices[0].process_index for device in devices)
     if local % shape[2] and devices[0].platform != "tpu":

@@ -119,7 +119,7 @@ def devices(name: str, nodes: int = 1, per_node: int = 8) -> Sequence[jax.Device
     Raise UserError where the compiler is not installed.
     """
     if not available():
-        raise UserError(f"compiling for {name} takes XLA's compiler for GPUs: {remedy()}")
+        raise UserError(f"compiling for {name} requires XLA's compiler for GPUs: {remedy()}")
     from jax.experimental import topologies
 
     shape = f"1x{nodes}x{per_node}"
@@ -142,12 +142,17 @@ def unattached(name: str) -> Iterator[None]:
     cudnn: Any = fused_attention_stablehlo
     canonical, capability = bridge.canonicalize_platform, TARGETS[name].capability
     answers: list[tuple[Any, str, Any]] = [
-        (bridge, "canonicalize_platform", lambda name: "cuda" if name == "gpu" else canonical(name)),
+        (bridge, "canonicalize_platform", lambda platform: "cuda" if platform == "gpu" else canonical(platform)),
         (cudnn, "check_cudnn_version", lambda: CUDNN[0] * 10_000 + CUDNN[1] * 100),
         (cudnn, "check_compute_capability", lambda wanted: capability >= _numbers(wanted)),
         (cudnn, "is_cuda_compute_capability_equal", lambda wanted: capability == _numbers(wanted)),
     ]
-    before = [(module, attribute, getattr(module, attribute)) for module, attribute, _ in answers]
+    try:
+        before = [(module, attribute, getattr(module, attribute)) for module, attribute, _ in answers]
+    except AttributeError as problem:
+        raise UserError(
+            f"this version of JAX ({jax.__version__}) cannot plan for GPUs; install one that constraints.txt names"
+        ) from problem
     token = environment.CAPABILITY.set(capability)
     try:
         for module, attribute, answer in answers:

@@ -82,8 +82,13 @@ def read(program: HloProgram) -> list[Kernel]:
     """Return every kernel of a step, without collectives."""
     kernels = []
     for computation, one, times in program.executed(fused=False):
-        opcode = one.opcode.removesuffix("-start").removesuffix("-done")
-        if opcode in FREE or opcode in KINDS or opcode in ("async", "partition-id", "replica-id", "iota"):
+        opcode = one.opcode.removesuffix("-start")
+        if (
+            opcode.endswith("-done")
+            or opcode in FREE
+            or opcode in KINDS
+            or opcode in ("async", "partition-id", "replica-id", "iota")
+        ):
             continue
         kernels.append(_kernel(program, computation, one, times))
     return kernels
@@ -106,7 +111,7 @@ def _kernel(program: HloProgram, computation: Computation, one: Instruction, tim
         kind, (flop, head) = "attention (cuDNN)", _attention(computation, one, target)
     elif one.opcode == "dot":
         kind, shape = "product (XLA)", _product(computation, one)
-    elif one.opcode in ("copy", "transpose") or (inner is not None and _only_moves(inner)):
+    elif one.opcode.removesuffix("-start") in ("copy", "transpose") or (inner is not None and _only_moves(inner)):
         kind = "only moves data"
     elif inner is not None:
         kind = "fusion (Triton)" if "__triton" in one.rest else "fusion"

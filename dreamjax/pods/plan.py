@@ -163,7 +163,7 @@ def plan(
     sizes = meshes.sizes(job.config.train.mesh, pod.devices, pod.slices if pod.is_tpu else 1)
     compiles = ahead.available(pod)
     if per_chip == "auto" and not compiles:
-        raise UserError(f"--batch-per-chip auto compiles for {pod.name}: {ahead.remedy(pod)}")
+        raise UserError(f"--batch-per-chip auto requires the compiler for {pod.name}: {ahead.remedy(pod)}")
     if isinstance(per_chip, int):
         job = job.with_examples(per_chip * sizes[0] * sizes[1])
     if compiles:
@@ -185,7 +185,7 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
         loops[job.examples] = ahead.loops(traced)
         step = ahead.compile_traced(traced, mesh, effort)
         peak = ahead.memory(step)["peak"]
-        if largest and peak > usable:  # the compiler for GPUs leaves this open
+        if largest and peak > usable:  # the compiler for GPUs does not refuse it
             raise ahead.DoesNotFit(f"the step takes {peak / 2**30:.2f} GiB", peak)
         return step
 

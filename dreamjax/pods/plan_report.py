@@ -105,7 +105,7 @@ def _kernels(plan: PodPlan) -> list[Section]:
     for group in plan.kernels:
         sizes = (f"{group.flop / 1e12:.2f}", f"{group.moved / GIB:.2f}", f"{group.milliseconds:.2f}")
         rows.append([group.kind, group.types, f"{group.times:,.0f}", *sizes])
-    header = ["kernels", "of", "times", "TFLOP", "GiB moved", "ms (predicted)"]
+    header = ["kernels", "type", "times", "TFLOP", "GiB moved", "ms (predicted)"]
     moving = [
         [one.kind, _source(one.source), f"{one.times:.0f}", f"{one.times * one.moved / GIB:.2f}"]
         for one in plan.traffic
@@ -132,7 +132,7 @@ def _time(plan: PodPlan) -> Section:
         **{f"links, over {axis}": duration for axis, duration in seconds.links.items()},
         "network between slices": seconds.network,
         "all kernels, one after another" if plan.kernels else INSTRUCTIONS: seconds.computing,
-        "all kernels, at the worst": seconds.slowest,
+        "all kernels, upper end": seconds.slowest,
     }
     always = ("memory", "links", *(["matrix"] if outlook else []))
     rows = [[name, f"{1e3 * (took or 0):.2f}"] for name, took in durations.items() if took or name.startswith(always)]

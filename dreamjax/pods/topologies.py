@@ -4,10 +4,10 @@ v5e-256, v5e:16x16        a slice of a TPU pod; v4, v5p and tpu7x count cores: v
 a100-8, h100-8, h200-64   GPUs, in nodes of 8; also l40s and b200
 
 Rates are those that vendors publish, for TPUs in docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, of GPUs in
-NVIDIA's data sheets of the SXM forms (dense bfloat16, which is half of what they advertise with sparsity) and of the
-L40S, whose GPUs speak over PCIe 4. The share of the peak that matrix products reach is that of the table of maximum
-achievable FLOPS in Stas Bekman's Machine Learning Engineering (A100, H100, B200); the L40S's is assumed, and so is a
-network port of 400 Gb/s a GPU (200 for A100, 100 for L40S). What
+NVIDIA's data sheets of the SXM versions (dense bfloat16, which is half of what they advertise with sparsity) and of the
+L40S, whose GPUs communicate over PCIe 4. The share of the peak that matrix products reach is that of the table of
+maximum achievable FLOPS in Stas Bekman's Machine Learning Engineering (A100, H100, B200); the L40S's is assumed, and so
+is a network port of 400 Gb/s a GPU (200 for A100, 100 for L40S). What
 a TPU program may take of the memory is what the compiler refuses to go beyond. The network of v4 and tpu7x is assumed:
 no figure of it was found. The clocks of v4, v5e and v5p are those at which their matrix units make up the published
 peak; of v6e and tpu7x, those at which the compiler's estimate of a large matrix product and of streaming through memory

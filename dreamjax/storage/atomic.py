@@ -73,9 +73,12 @@ def new_file(path: epath.PathLike, private: bool = False) -> Iterator[IO[bytes]]
 
 
 def write_together(folder: epath.PathLike, contents: Mapping[str, bytes]) -> None:
-    """Write the files of one result: all of them or, where the disk takes one no more, none."""
+    """Write the files of one result: all of them or, where a write fails, none.
+
+    They get their names in the given order, so that after a kill between two of them the last is missing or old.
+    """
     with ExitStack() as stack:
-        for name, data in contents.items():
+        for name, data in reversed(list(contents.items())):  # the last one opened is the first to be renamed
             stream = stack.enter_context(new_file(epath.Path(folder) / name))
             stream.write(data)
             stream.flush()

@@ -65,10 +65,12 @@ def refuse_existing(out: epath.PathLike) -> epath.Path:
 def refuse_unwritable(path: epath.PathLike) -> None:
     """Raise UserError where nothing can be written at `path`, before hours of work. An existing file is accepted.
 
-    This is tested by making a folder, as permissions are unreliable on network file systems; object stores are not
-    tested.
+    This is tested by making a folder, as permissions are unreliable on network file systems; object stores and finished
+    datasets are not tested.
     """
     if "://" in str(path) or (os.path.lexists(path) and not os.path.isdir(path)):
+        return
+    if os.path.lexists(os.path.join(path, "dataset.json")):  # `prepare` may have nothing to write
         return
     whole = Path(path).absolute()
     above = next(folder for folder in (whole, *whole.parents) if os.path.lexists(folder))

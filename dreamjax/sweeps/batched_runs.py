@@ -5,14 +5,15 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 from etils import epath
 
 from dreamjax import config as configs
 from dreamjax.errors import UserError
+from dreamjax.parallel import environment, processes
 from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel import processes
 from dreamjax.runs import provenance
 from dreamjax.storage import atomic, presence
 from dreamjax.sweeps import vectorised
@@ -87,6 +88,13 @@ def packs(runs: Sequence[SweepRun], together: int) -> list[Pack]:
     return [Pack(tuple(group)) for group in groups]
 
 
+def _without_fused_attention(config: Any) -> Any:
+    """Return the config, on GPUs with xla for `attention=auto`: JAX cannot batch the lengths for cuDNN's kernel."""
+    if environment.target_platform() != "gpu" or getattr(getattr(config, "model", None), "attention", "") != "auto":
+        return config
+    return replace(config, model=replace(config.model, attention="xla"))
+
+
 def train(workdir: str, pack: Pack, left: Sequence[SweepRun], steps: int) -> JsonObject:
     """Train a pack until `steps` and keep those `left` as runs in their own folders; return the loop's summary.
 
@@ -97,7 +105,7 @@ def train(workdir: str, pack: Pack, left: Sequence[SweepRun], steps: int) -> Jso
             "runs are trained as one by a single process, on all its devices: start dreamjax sweep without a launcher"
         )
     runs = [replace(run.config, train=replace(run.config.train, steps=steps)) for run in pack.runs]
-    task = vectorised.Vectorised(tuple(map(registry.build, runs)), tuple(runs))
+    task = vectorised.Vectorised(tuple(registry.build(_without_fused_attention(run)) for run in runs), tuple(runs))
     folder = pack.folder(workdir, steps)
     train_config = vectorised.train_config(runs[0], len(runs))
     folder.parent.mkdir(parents=True, exist_ok=True)

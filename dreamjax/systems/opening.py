@@ -40,7 +40,9 @@ def train(config: Any, workdir: epath.PathLike, devices: Sequence[jax.Device] | 
     task.check()
     workdirs.check(workdir, config_json, defaults_json)
     if devices is None:
-        cpu_devices.offer(task.init, config.train.mesh, config.train.batch_size, config.train.microbatches or 1)
+        cpu_devices.make_one_per_core(
+            task.init, config.train.mesh, config.train.batch_size, config.train.microbatches or 1
+        )
     signals = offered(task, Signals)
     paths = signals.signal.path if signals is not None else ()
 

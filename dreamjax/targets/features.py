@@ -231,7 +231,7 @@ def open_array(
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = epath.Path(root) / f"{kind}-{digest}"
     if not processes.agree("bank", _is_intact(folder), BUILD_S):
-        with interruptible(f"{kind} of {count} were computed for {folder}"), contextlib.ExitStack() as stack:
+        with interruptible(f"{count} rows of {kind} were being computed for {folder}"), contextlib.ExitStack() as stack:
             missing = True
             if processes.is_first():  # where another run makes the same bank, this one waits for it
                 stack.enter_context(locks.output(folder, stop=lambda: False))

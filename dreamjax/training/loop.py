@@ -83,7 +83,7 @@ def train(
         TryAgain: where another process trains in the work directory, and on a signal before the first step.
     """
     with contextlib.ExitStack() as stack, workdir.held(path), preemption.explained():
-        with interruptible("training was prepared"):
+        with interruptible("training was being prepared"):
             ledger = Ledger(epath.Path(path) / "goodput.json", processes.is_first())
             compile_cache.use(config.compile_cache)
             image_every = held_out.image_every(config)
@@ -372,13 +372,13 @@ class TrainingLoop:
 
     def save_unsaved(self) -> None:
         """Save the last step where it is not saved; end the process where the input hangs, as threads of it may too."""
-        with self.hangs.paused():
+        with self.hangs.last_save() as hung:
             self.late.flush()
             if self.step not in (0, self.resumed_from, self.saver.step):
                 self.save(None)
             with self.tolerant():
                 self.saver.wait()
-        if self.hangs.hung():
+        if hung:
             saved = checkpoints.committed_steps(self.saver.folder)
             self.logger.close()
             self.hangs.end(note=f"step {saved[-1]} is saved" if saved else "no step was saved")

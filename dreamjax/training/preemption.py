@@ -10,6 +10,7 @@ from types import FrameType
 import jax
 
 from dreamjax.errors import TryAgain
+from dreamjax.interruption import Interrupted
 from dreamjax.parallel.environment import RESUME_HINT
 
 EXIT_CODE = TryAgain.exit_code
@@ -21,6 +22,8 @@ def explained() -> Iterator[None]:
     """Add how to continue to a Control-C that ends the run without saving."""
     try:
         yield
+    except Interrupted:  # SIGTERM, or a Control-C that says how to continue
+        raise
     except KeyboardInterrupt as interrupted:
         raise KeyboardInterrupt(RESUME_HINT) from interrupted
 

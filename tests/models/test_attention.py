@@ -96,7 +96,7 @@ def chosen(kind, capability, *, dtype=jnp.bfloat16, width=64):
         ("cpu", None, {}, "saved"),
     ],
 )
-def test_auto_takes_the_fused_kernel_of_the_mesh_s_devices(kind, capability, given, expected):
+def test_auto_picks_the_implementation_for_the_devices_of_the_mesh(kind, capability, given, expected):
     assert chosen(kind, capability, **given) == expected
 
 

@@ -159,7 +159,7 @@ def on_gpus_and_on_cpus(batch, mesh):
 
 
 @pytest.mark.parametrize("batch", [16, 3])
-def test_on_gpus_each_device_s_kernel_gradient_is_rounded_once_and_summed_in_float32(batch):
+def test_on_gpus_kernel_gradients_are_rounded_once_per_device_and_summed_in_float32(batch):
     ours, expected, text = on_gpus_and_on_cpus(batch, meshes.make(MeshConfig(data=4, fsdp=2)))
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2**-8 * float(jnp.abs(expected).max()) * 2)

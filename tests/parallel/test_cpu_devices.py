@@ -48,7 +48,7 @@ def init(key):
     assert environment.target_platform() == "cpu"
     return jax.random.normal(key, (4,))
 
-cpu_devices.offer(init, MeshConfig(), 32)
+cpu_devices.make_one_per_core(init, MeshConfig(), 32)
 print(len(jax.devices()))
 """
 

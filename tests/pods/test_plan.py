@@ -128,7 +128,10 @@ def test_images_and_scaling_of_a_plan(tmp_path, capsys, no_gpu_compiler):
     assert main([*STAGE_A, "--topology", "h100-8", "--scaling", "--config.train.mesh.data=8"]) == 2
     assert "leave one axis open" in capsys.readouterr().err
     assert main([*STAGE_A, "--topology", "h100-8", "--batch-per-chip", "auto"]) == 2
-    assert "--batch-per-chip auto compiles for h100-8: pip install jax-cuda12-plugin" in capsys.readouterr().err
+    assert (
+        "--batch-per-chip auto requires the compiler for h100-8: pip install jax-cuda12-plugin"
+        in capsys.readouterr().err
+    )
 
 
 @needs_compiler

@@ -47,3 +47,11 @@ def test_a_file_in_two_dataset_folders_is_one_recording(tmp_path):
 def test_a_dataset_without_copies_changes_nothing(tmp_path):
     again = Copied.of([dataset(tmp_path / "d", [("r1", "anna", "1")])])
     assert (again.recordings, again.sharing(), again.unit("anna", "r1")) == (frozenset(), {}, "anna")
+
+
+def test_a_copy_that_one_folder_left_out_and_another_holds_is_not_used(tmp_path):
+    copies = [{"recording": "r9", "subject": "ben", "of": "r2", "how": "the same content, left out"}]
+    one = dataset(tmp_path / "one", [("r2", "anna", "1")], copies)
+    other = dataset(tmp_path / "other", [("r9", "ben", "1"), ("r5", "carl", "5")])
+    assert Copied.of([one]).recordings == set()
+    assert Copied.of([one, other]).recordings == {"r9"}

@@ -23,14 +23,14 @@ def test_an_event_that_is_listed_twice_makes_one_window(tmp_path):
     path = write_edf(tmp_path / "a.edf", np.rint(noise(4, 6) / 0.1), plus="C", tals=twice)
     recording = open_recording(path)
     assert [event.code for event in recording.events] == ["T1", "T2"] * 6
-    assert "6 events listed again at the same sample left out" in recording.notes
+    assert "6 events left out: listed before at the same sample" in recording.notes
     result = prepare([path], tmp_path / "out", WindowSettings(samples=128, events=EventWindows("file")), INLINE)
     assert result.windows == 12
     assert records.load_dataset(tmp_path / "out")["labels"] == ["T1", "T2"]
     (tmp_path / "mine.csv").write_text("onset,trial_type\n1,a\n1,a\n2,a\n1,b\n")
     recording = with_event_table(recording, tmp_path / "mine.csv")
     assert [(event.sample, event.code) for event in recording.events] == [(256, "a"), (256, "b"), (512, "a")]
-    assert "1 event listed again at the same sample left out" in recording.notes
+    assert "1 event left out: listed before at the same sample" in recording.notes
 
 
 def test_says_how_to_turn_an_array_whose_other_axis_has_the_channels(tmp_path):
@@ -62,7 +62,7 @@ def test_a_constant_channel_next_to_an_empty_one_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [0, -250])
-def test_a_stream_of_no_or_a_negative_rate_has_the_measured_one(tmp_path, rate):
+def test_uses_the_measured_rate_of_a_stream_that_states_none_or_a_negative_one(tmp_path, rate):
     signal, stamps = noise(6, 8, 250.0).T, 500 + np.arange(2000) / 250
     marks = [samples(2, [("S 1",)], [at], "string") for at in (501.0, 501.0, 503.0)]
     chunks = [header(1, "EEG", "float32", 6, rate, SITES), header(2, "Markers", "string", 1, 0)]

@@ -74,13 +74,21 @@ def as_written_before(out: Path, line_ratio: float = 25.0) -> None:
     (out / "parts.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
+def test_refuses_a_dataset_of_another_kind(prepared, tmp_path):
+    out, _ = prepared
+    shutil.copytree(out, tmp_path / "out")
+    dataset = records.load_dataset(out)
+    del dataset["unit_scales"]  # one of trials has none
+    (tmp_path / "out" / "dataset.json").write_text(json.dumps(dataset | {"settings_hash": "of trials"}))
+    with pytest.raises(UserError, match="is a dataset of another kind; choose another --out"):
+        prepare([out.parent / "study"], tmp_path / "out", options=INLINE)
+
+
 def test_names_the_limit_that_differs_from_an_earlier_version(prepared, tmp_path):
     out, _ = prepared
     shutil.copytree(out, tmp_path / "out")
     as_written_before(tmp_path / "out")
-    expected = (
-        r"with other settings: --line-ratio 25 \(now 1\) \(an earlier version wrote it: .*; give those of before, c"
-    )
+    expected = r"with other settings: --line-ratio 25 \(now 1\) \(an earlier version wrote it: .*; pass the earlier s"
     with pytest.raises(UserError, match=expected):
         prepare([out.parent / "study"], tmp_path / "out", options=INLINE)
 
@@ -117,7 +125,9 @@ def test_a_dataset_of_an_earlier_version_stays_or_is_converted_again_whole(tmp_p
 )  # fmt: skip
 def test_names_every_setting_that_differs(prepared, settings, options, difference):
     out, _ = prepared
-    with pytest.raises(UserError, match=re.escape(f"with other settings: {difference}; give those of before, choose")):
+    with pytest.raises(
+        UserError, match=re.escape(f"with other settings: {difference}; pass the earlier settings, choose")
+    ):
         prepare([out.parent / "study"], out, settings, options)
 
 
@@ -207,7 +217,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
         return real(recording, *args)
 
     monkeypatch.setattr(convert, "convert_recording", counted)
-    with pytest.raises(TryAgain, match="stopped while recordings were converted; start the same command again"):
+    with pytest.raises(TryAgain, match="stopped while recordings were being converted; start the same command again"):
         prepare([source], tmp_path / "out", options=INLINE)
     assert not (tmp_path / "out").exists()
     result = prepare([source], tmp_path / "out", options=INLINE)

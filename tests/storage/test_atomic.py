@@ -1,5 +1,6 @@
 """A folder appears whole, or not at all: on a disk, and in an object store, where nothing can be renamed."""
 
+import os
 import resource
 
 import pytest
@@ -81,6 +82,14 @@ def test_files_of_one_result_are_all_written_or_none(tmp_path):
     assert (tmp_path / "scores.json").read_text() == "old"
     atomic.write_together(tmp_path, {"scores.json": b"new", "plot.png": b""})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plot.png", "scores.json"]
+
+
+def test_files_of_one_result_get_their_names_in_the_given_order(tmp_path, monkeypatch):
+    """A process that is killed in between leaves no new summary that names files which are not there."""
+    renamed, rename = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (renamed.append(os.path.basename(new)), rename(old, new)))
+    atomic.write_together(tmp_path, {"plot.png": b"", "table.csv": b"", "scores.json": b"{}"})
+    assert renamed == ["plot.png", "table.csv", "scores.json"]
 
 
 @pytest.mark.parametrize(

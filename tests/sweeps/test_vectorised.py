@@ -12,7 +12,7 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.pods import collectives, hlo
-from dreamjax.sweeps import vectorised
+from dreamjax.sweeps import batched_runs, vectorised
 from dreamjax.systems import masked_presets, masked_pretraining
 from dreamjax.systems.masked_pretraining import MaskedPretraining
 from dreamjax.training import program
@@ -141,3 +141,12 @@ def test_rejects_runs_of_different_shapes(found):
     assert len({vectorised.alike(config) for config in found}) == 1
     with pytest.raises(ValueError, match="may differ in seeds and arguments of the step only"):
         vectorised.Vectorised(tuple(map(MaskedPretraining, (found[0], other))), (found[0], other))
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("gpu", "xla"), ("cpu", "auto")])
+def test_on_gpus_runs_trained_as_one_do_without_fused_attention(platform, expected, monkeypatch):
+    """JAX's batching of cuDNN's kernel takes no lengths of sequences."""
+    monkeypatch.setattr(batched_runs.environment, "target_platform", lambda: platform)
+    config = masked_presets.PRESETS["tiny"]
+    assert config.model.attention == "auto"
+    assert batched_runs._without_fused_attention(config).model.attention == expected

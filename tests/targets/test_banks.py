@@ -73,6 +73,6 @@ def test_a_signal_ends_the_making_of_a_bank_and_leaves_nothing(tmp_path, python_
             signal.raise_signal(signum)
         return {"x": jnp.asarray(ROWS[index])}
 
-    with pytest.raises(TryAgain, match="stopped while test of 3 were computed"), preemption.Watch():
+    with pytest.raises(TryAgain, match="stopped while 3 rows of test were being computed"), preemption.Watch():
         made(tmp_path / "runs" / "bank", lambda: (lambda _, rows: rows["x"], {}, rows))
     assert list(tmp_path.iterdir()) == []

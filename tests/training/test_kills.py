@@ -107,7 +107,7 @@ def test_control_c_saves_and_the_same_command_continues(tmp_path, monkeypatch, c
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_first_step_ends_with_75_and_leaves_nothing(tmp_path, monkeypatch, signum):
     monkeypatch.setattr(Regression, "data", lambda task, split: signal.raise_signal(signum))
-    with pytest.raises(TryAgain, match="stopped while training was prepared; start the same command again"):
+    with pytest.raises(TryAgain, match="stopped while training was being prepared; start the same command again"):
         run(Regression(), tmp_path / "runs" / "one", **SETTINGS)
     assert list(tmp_path.iterdir()) == []
 

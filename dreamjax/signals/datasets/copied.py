@@ -1,7 +1,8 @@
 """The recordings that datasets hold twice, for everything that separates people: folds, left-out subjects, baselines.
 
 `dreamjax prepare` lists them as `copies` in dataset.json; a file that is in two of the dataset folders is recognised by
-its hash. A copy is used nowhere, and subjects who share a recording count as one, since they may be one person.
+its hash. A copy is never used, and subjects who share a recording count as one, since they may be one person. A file
+that was prepared into two folders under one name and salt is one recording, whose windows count twice.
 """
 
 from collections import defaultdict
@@ -27,21 +28,20 @@ class Copied:
         units: dict[str, str] = {}  # recording → unit
         repeats: list[tuple[str, str]] = []  # recording, of
         first: dict[str, str] = {}  # SHA-256 → recording
-        left_out: set[str] = set()  # by prepare
+        held: set[str | None] = set()
         for path in paths:
             dataset = records.load_dataset(path)
-            held = {entry.get("recording") for entry in dataset.get("inputs", ())}
+            held |= {entry.get("recording") for entry in dataset.get("inputs", ())}
             for entry in (*dataset.get("inputs", ()), *dataset.get("copies", ())):
                 if "recording" in entry and "subject" in entry:
                     units[entry["recording"]] = identity.unit(entry["subject"], entry["recording"])
             repeats += [(entry["recording"], entry["of"]) for entry in dataset.get("copies", ())]
-            left_out |= {entry["recording"] for entry in dataset.get("copies", ())} - held
             for content, recording in _of_one_recording(dataset.get("inputs", ())).items():
                 if first.setdefault(content, recording) != recording:
                     repeats.append((recording, first[content]))
         together = [(units[one], units[other]) for one, other in repeats if one in units and other in units]
         leader = identity.leaders({unit for pair in together for unit in pair}, together)
-        return cls(frozenset(one for one, _ in repeats) - left_out, leader)
+        return cls(frozenset(one for one, _ in repeats if one in held), leader)  # `prepare` left the others out
 
     def unit(self, subject: str, recording: str) -> str:
         """Return `identity.unit`; of units that share a recording, the first."""
@@ -57,7 +57,7 @@ class Copied:
 
 
 def notes(left_out: Collection[str]) -> list[str]:
-    """Return what a result says of recordings that it left out, as they repeat others."""
+    """Return the notes on recordings left out as copies of others; none where nothing was left out."""
     count = counted(len(left_out), "recording")
     return [f"{count} left out: copies of others (`copies` in dataset.json)"] if left_out else []
 

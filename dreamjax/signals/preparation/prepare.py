@@ -108,13 +108,16 @@ def prepare(
         chosen = find_recordings(paths, settings, options)
     run = _Preparation(chosen, out, options, started)
     replacing.recover(run.final)
-    if (before := run.existing()) is not None and not options.overwrite and chosen.is_complete(before, out):
-        return run.as_it_is(before)
-    with dataset_folder.parts_folder(run.final, run.local) as folder, interruptible("recordings were converted"):
+    if (before := run.existing()) is not None and not options.overwrite:
+        with interruptible("recordings were being compared with the dataset"):
+            complete = chosen.is_complete(before, out)
+        if complete:
+            return run.unchanged(before)
+    with dataset_folder.parts_folder(run.final, run.local) as folder, interruptible("recordings were being converted"):
         before = run.existing()  # the process that held the lock until now may have written it
         adding = before is not None and not options.overwrite
         if before is not None and adding and chosen.is_complete(before, out):
-            return run.as_it_is(before)
+            return run.unchanged(before)
         with incremental.grown(run.final, folder) if adding else nullcontext():
             return run.commit(folder, run.converted(chosen.tasks(folder, run.name)))
 
@@ -196,12 +199,18 @@ class _Preparation:
         if dataset is None or self.options.overwrite or dataset.get("settings_hash") == self.inputs.settings_hash():
             return dataset
         earlier = f" (an earlier version wrote it: {parts.CHANGED})" if self._is_earlier(dataset) else ""
+        try:
+            differences = self.inputs.differences(dataset)
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{self.out} is a dataset of another kind; choose another --out or pass --overwrite"
+            ) from None
         raise UserError(
-            f"{self.out} was prepared with other settings: {self.inputs.differences(dataset)}{earlier}; give those of "
-            "before, choose another --out or pass --overwrite"
+            f"{self.out} was prepared with other settings: {differences}{earlier}; pass the earlier settings, choose "
+            "another --out or pass --overwrite"
         )
 
-    def as_it_is(self, dataset: JsonDict) -> PreparedDataset:
+    def unchanged(self, dataset: JsonDict) -> PreparedDataset:
         """Return what the command reports of a dataset that is there already."""
         if self._is_earlier(dataset):
             log.warning(

@@ -152,7 +152,9 @@ def positions_in(source: str) -> dict[str, Float[np.ndarray, "3"]]:
         names, xyz = _of_mne(path if path.is_file() else source)
     if not montage.plausible(xyz):
         raise UserError(f"--montage {source}: its positions are not on a head; give m, cm or mm about its centre")
-    places = {name.rstrip("."): at for name, at in zip(names, xyz, strict=True)}  # EEGLAB pads names to four signs
+    places = {
+        name.rstrip("."): at for name, at in zip(names, xyz, strict=True)
+    }  # EEGLAB pads names with dots to four characters
     spelled = {(montage.standard_name(name) or name).upper(): at for name, at in places.items()}
     return spelled | {name.strip().upper(): at for name, at in places.items()}
 
@@ -178,7 +180,7 @@ def _table(path: Path) -> tuple[list[str], Float[np.ndarray, "electrodes 3"]]:
 
 
 def _place_of(row: dict[str, str], eeglab: bool) -> list[float] | None:
-    """Return (right, front, up) of a row, None where it is not stated. Raise ValueError for what is no number.
+    """Return (right, front, up) of a row, None where it is not stated. Raise ValueError for what is not a number.
 
     EEGLAB has x to the nose and y to the left. Its theta and radius are those of a flat map: 0° is the nose, positive
     to the right, and a radius of 0.5 the equator.

@@ -124,22 +124,23 @@ def in_mat5(path: Path, struct: str, wanted: tuple[str, ...]) -> dict[str, Claim
         while len(tag := file.read(8)) == 8 and not set(wanted) <= claims.keys():
             kind, length = (int.from_bytes(tag[i : i + 4], order) for i in (0, 4))  # type: ignore[arg-type]
             start = file.tell()
-            if kind in (COMPRESSED, MATRIX):
-                if start + length > size:
-                    raise TooLong
-                elements = _Elements(file, order, length, kind == COMPRESSED)  # type: ignore[arg-type]
-                if kind == COMPRESSED:
-                    kind, length, _ = elements.tag()
-                for name, claim in _matrix(elements, length, struct, wanted) if kind == MATRIX else ():
-                    claims.setdefault(name, claim)
-                    if set(wanted) <= claims.keys():
-                        return claims
+            if kind not in (COMPRESSED, MATRIX):
+                raise ValueError("not an element of a MAT-file")
+            if start + length > size:
+                raise TooLong
+            elements = _Elements(file, order, length, kind == COMPRESSED)  # type: ignore[arg-type]
+            if kind == COMPRESSED:
+                kind, length, _ = elements.tag()
+            for name, claim in _matrix(elements, length, struct, wanted) if kind == MATRIX else ():
+                claims.setdefault(name, claim)
+                if set(wanted) <= claims.keys():
+                    return claims
             file.seek(start + int.from_bytes(tag[4:], order))  # type: ignore[arg-type]
     return claims
 
 
 def _matrix(
-    elements: _Elements, length: int, struct: str, wanted: tuple[str, ...], field: str = ""
+    elements: _Elements, length: int, struct: str, wanted: tuple[str, ...], field: str | None = None
 ) -> Iterator[tuple[str, Claim]]:
     """Yield the claims of an array of `length` bytes, or of the fields of the struct; all of it is passed."""
     before = elements.most if elements.inflater else elements.left
@@ -151,13 +152,13 @@ def _matrix(
 
     if length:
         flags, shape = elements.integers()[0] & 0xFF, tuple(elements.integers())
-        name = elements.content()[1].decode("latin-1") or field
-        if flags == STRUCT and name == struct and math.prod(shape) == 1 and not field:
+        name = elements.content()[1].decode("latin-1") or field or ""
+        if flags == STRUCT and name == struct and math.prod(shape) == 1 and field is None:
             width, (_, names) = elements.integers()[0], elements.content(MOST_FIELDS * 64)
             for i in range(0, len(names), width if width > 0 else len(names) + 1):
                 kind, inside, _ = elements.tag()
                 if kind != MATRIX:
-                    raise ValueError("a field is no array")
+                    raise ValueError("a field is not an array")
                 yield from _matrix(
                     elements, inside, struct, wanted, names[i : i + width].split(b"\0")[0].decode("latin-1")
                 )

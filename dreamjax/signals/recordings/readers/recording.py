@@ -234,7 +234,7 @@ def once_each(events: Sequence[Event]) -> tuple[list[Event], list[str]]:
     first = {(e.sample, e.code, e.stimulus): e for e in reversed(events)}
     kept = [e for e in events if first[e.sample, e.code, e.stimulus] is e]
     again = len(events) - len(kept)
-    return kept, [f"{counted(again, 'event')} listed again at the same sample left out"] if again else []
+    return kept, [f"{counted(again, 'event')} left out: listed before at the same sample"] if again else []
 
 
 def settle_names(labels: Sequence[str], stated: Sequence[str] = ()) -> tuple[list[str], list[str]]:
