@@ -82,11 +82,7 @@ def configure_logging(verbose: bool = False) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     for noisy in ("jax", "grain", "mne", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.ERROR)
-    for noisy in (
-        "absl",
-        "orbax",
-        "asyncio",
-    ):  # each thread of a failed save logs a traceback, and the error is raised as well
+    for noisy in ("absl", "orbax", "asyncio"):  # of a failed save each thread logs a traceback, and the error is raised
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
     sys.unraisablehook = sys.__unraisablehook__ if verbose else _unraisablehook
 

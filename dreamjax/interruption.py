@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from dreamjax.errors import TryAgain
@@ -29,12 +29,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def raise_on_signal(signals: Sequence[int], received: list[int]) -> Iterator[None]:
-    """Raise Interrupted in the block at the first of these signals, which becomes `received`.
+def raise_on_signal(signals: Sequence[int], ending: Callable[[int], BaseException]) -> Iterator[None]:
+    """Raise Interrupted in the block at the first of these signals, and `ending(number)` once the block is left.
 
     Later ones are ignored for `QUIET_S`, so that they do not disturb the clean-up.
     """
-    since = -math.inf
+    since, received = -math.inf, list[int]()
 
     def leave(number: int, _frame: FrameType | None) -> None:
         nonlocal since
@@ -58,6 +58,10 @@ def raise_on_signal(signals: Sequence[int], received: list[int]) -> Iterator[Non
         for number in taken:
             signal.signal(number, leave)
         yield
+    except (Interrupted, ImportError) as problem:  # which an extension makes of it while it is loaded
+        if not received:
+            raise
+        raise ending(received[0]) from problem
     finally:
         sys.unraisablehook = hook
         for number, old in taken.items():
@@ -74,14 +78,11 @@ def interruptible(doing: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals, received = (signal.SIGINT,) if _are_several() else (signal.SIGTERM, signal.SIGINT), list[int]()
-    try:
-        with raise_on_signal(signals, received):
-            yield
-    except (Interrupted, ImportError) as problem:  # which an extension makes of it while it is loaded
-        if not received:
-            raise
-        raise TryAgain(f"stopped while {doing}; start the same command again to continue") from problem
+    signals = (signal.SIGINT,) if _are_several() else (signal.SIGTERM, signal.SIGINT)
+    with raise_on_signal(
+        signals, lambda _: TryAgain(f"stopped while {doing}; start the same command again to continue")
+    ):
+        yield
 
 
 def _are_several() -> bool:

@@ -56,7 +56,7 @@ class Work(Protocol):
 
 
 def device() -> Any:
-    """Return the device that is measured. Raise RuntimeError where JAX has no GPU and this is no smoke test."""
+    """Return the device that is measured. Raise RuntimeError without a GPU, except in the smoke test."""
     import os
 
     import jax

@@ -19,7 +19,7 @@ from dreamjax import __version__
 from dreamjax.cli import options
 from dreamjax.console import configure_logging
 from dreamjax.errors import TryAgain, UserError, missing_module, nearest, require
-from dreamjax.interruption import Interrupted, raise_on_signal
+from dreamjax.interruption import raise_on_signal
 from dreamjax.parallel.environment import COORDINATOR, WATCHED, end_with_parent
 
 # verb → module of dreamjax.cli, in the order of work. A module has HELP, EXAMPLE, configure(parser), run(args) -> dict,
@@ -170,16 +170,8 @@ def _signals_unwind() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received: list[int] = []
-    try:
-        with raise_on_signal(ours, received):
-            yield
-    except (Interrupted, ImportError) as problem:  # which an extension makes of it while it is loaded
-        if not received:
-            raise
-        if received == [signal.SIGTERM]:
-            raise SystemExit(128 + signal.SIGTERM) from problem
-        raise KeyboardInterrupt from problem
+    with raise_on_signal(ours, lambda n: SystemExit(128 + n) if n == signal.SIGTERM else KeyboardInterrupt()):
+        yield
 
 
 def plain(value: Any) -> Any:

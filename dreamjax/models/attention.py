@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
+from dreamjax.errors import UserError
 from dreamjax.parallel import environment
 from dreamjax.parallel.tree_paths import PyTree
 
@@ -78,6 +79,10 @@ def _implementation_for(implementation: Attention, q: Shaped, k: Shaped, keys_ok
         if environment.target_platform() == "gpu" and _fits_cudnn(q):
             return "cudnn"
         return "saved" if environment.target_platform() == "cpu" else "xla"
+    if implementation == "cudnn" and environment.target_platform() == "gpu" and not _fits_cudnn(q):
+        raise UserError(
+            f"attention=cudnn has no kernel for {q.dtype} heads of width {q.shape[-1]} on this GPU: use attention=auto"
+        )
     if implementation == "pallas":
         return "pallas" if keys_ok is None and _fits_flash(q, k) and environment.target_platform() == "tpu" else "xla"
     return implementation

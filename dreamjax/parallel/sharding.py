@@ -110,7 +110,8 @@ def split_rows(x: jax.Array) -> jax.Array:
 def sum_over_rows(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Return the sum of `function(*arrays)` over all rows, in float32, where the function sums over leading axes.
 
-    Each device computes its rows; their sums are added in float32 whatever the function's type.
+    Each device computes its rows; their sums are added in float32 whatever the function's type. Rows that devices
+    cannot share evenly are left to the compiler, which adds in the function's type.
     """
     mesh = jax.sharding.get_abstract_mesh()
     shares = 1 if mesh.empty else math.prod(mesh.shape.get(axis, 1) for axis in ROWS)

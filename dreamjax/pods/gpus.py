@@ -123,10 +123,14 @@ def devices(name: str, nodes: int = 1, per_node: int = 8) -> Sequence[jax.Device
     from jax.experimental import topologies
 
     shape = f"1x{nodes}x{per_node}"
-    with console.no_native_messages():
-        return topologies.get_topology_desc(
-            platform="cuda", topology_name=name, topology=shape, target_config=TARGETS[name].text()
-        ).devices
+    try:
+        with console.no_native_messages():
+            return topologies.get_topology_desc(
+                platform="cuda", topology_name=name, topology=shape, target_config=TARGETS[name].text()
+            ).devices
+    except (RuntimeError, ValueError, NotImplementedError) as problem:  # such as a plugin of another version of JAX
+        reason = str(problem).splitlines()[0]
+        raise UserError(f"XLA's compiler for GPUs does not work here ({reason}): {remedy()}") from problem
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ PRODUCTS = ("__cublas$lt$matmul", "__cublas$gemm")
 CONVOLUTIONS = ("__cudnn$conv",)
 ATTENTIONS = ("__cudnn$fmha",)
 BACKWARD = 2.5  # the fused attention's backward pass has five products, its forward pass two
+NO_KERNEL = {*FREE, *KINDS, "async", "partition-id", "replica-id", "iota"}
 MOVES = {"copy", "transpose", "bitcast", "parameter", "tuple", "get-tuple-element", "reshape", "concatenate", "pad"}
 # (rows, columns) of the result that a block of threads computes → share of the ceiling that such tiles reach
 TILES = {(256, 128): 1.0, (128, 256): 1.0, (128, 128): 0.92, (64, 128): 0.8, (128, 64): 0.8, (64, 64): 0.6}
@@ -83,14 +84,8 @@ def read(program: HloProgram) -> list[Kernel]:
     kernels = []
     for computation, one, times in program.executed(fused=False):
         opcode = one.opcode.removesuffix("-start")
-        if (
-            opcode.endswith("-done")
-            or opcode in FREE
-            or opcode in KINDS
-            or opcode in ("async", "partition-id", "replica-id", "iota")
-        ):
-            continue
-        kernels.append(_kernel(program, computation, one, times))
+        if not opcode.endswith("-done") and opcode not in NO_KERNEL:
+            kernels.append(_kernel(program, computation, one, times))
     return kernels
 
 

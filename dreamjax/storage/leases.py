@@ -41,7 +41,7 @@ class Lease:
             if self._holder() != self.holder:
                 return False
             self._thread.start()
-        except BaseException:  # a signal: others need not wait until it ends by itself
+        except BaseException:  # a signal too: else the others wait until the lease expires
             self.give_back()
             raise
         return True

@@ -94,9 +94,9 @@ def test_fids_features_are_torchs(networks, opened, shown):
         x = 2 * F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) - 1
         theirs = networks["fid"](x)
         probabilities = torch.softmax(theirs["2048"] @ networks["fid"].fc.weight.T, 1)
-    found = opened("fid.pth").sets(shown)
+    features = opened("fid.pth").sets(shown)
     parity.report(
-        {name: found[name] for name in ("2048", "64", "probabilities")},
+        {name: features[name] for name in ("2048", "64", "probabilities")},
         {"2048": theirs["2048"], "64": theirs["64"], "probabilities": probabilities},
     )
 

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 from scipy.stats import norm
 
+from dreamjax.errors import UserError
 from dreamjax.models import attention
 from dreamjax.models.attention import attend
 from dreamjax.models.layers import gelu
@@ -69,14 +70,14 @@ def test_gelu_s_gradient_is_that_of_x_times_the_normal_distribution():
     np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(jnp.asarray(x, jnp.float32)), slope, atol=1e-6)
 
 
-def chosen(kind, capability, *, dtype=jnp.bfloat16, width=64):
-    """The implementation that `auto` takes for devices of a kind, which need not be attached."""
+def chosen(kind, capability, *, dtype=jnp.bfloat16, width=64, asked="auto"):
+    """The implementation that is taken for devices of a kind, which need not be attached."""
     mesh = AbstractMesh((8,), ("data",), abstract_device=AbstractDevice("a device", None, kind))
     token = environment.CAPABILITY.set(capability)
     try:
         with jax.sharding.use_abstract_mesh(mesh):
             one = jax.ShapeDtypeStruct((2, 33, 4, width), dtype)
-            return attention._implementation_for("auto", one, one, None)
+            return attention._implementation_for(asked, one, one, None)
     finally:
         environment.CAPABILITY.reset(token)
 
@@ -98,6 +99,12 @@ def chosen(kind, capability, *, dtype=jnp.bfloat16, width=64):
 )
 def test_auto_picks_the_implementation_for_the_devices_of_the_mesh(kind, capability, given, expected):
     assert chosen(kind, capability, **given) == expected
+
+
+def test_refuses_the_fused_kernel_for_heads_that_it_does_not_have():
+    assert chosen("gpu", (8, 0), asked="cudnn") == "cudnn"
+    with pytest.raises(UserError, match="bfloat16 heads of width 160 on this GPU: use attention=auto"):
+        chosen("gpu", (8, 0), width=160, asked="cudnn")
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -53,9 +53,9 @@ def test_a_run_that_hangs_in_its_input_saves_the_last_step(tmp_path):
     child = children.start(tmp_path, task, **settings)
     child.join(60)
     assert child.exitcode == 75
-    said = json.loads((tmp_path / "said_0.jsonl").read_text().splitlines()[-1])
-    assert "step 21 has been running for" in said
-    assert "hangs where it reads its data; step 20 is saved; start the same command again" in said
+    message = json.loads((tmp_path / "said_0.jsonl").read_text().splitlines()[-1])
+    assert "step 21 has been running for" in message
+    assert "hangs where it reads its data; step 20 is saved; start the same command again" in message
     assert checkpoints.newest_intact(tmp_path / "checkpoints") == 20
 
 

@@ -85,9 +85,9 @@ def test_units_of_channels_tsv_are_used_or_their_contradiction_is_named(root, he
     write_edf(file, np.full((4, 512), 100), labels=["Fz", "Cz", "X1", "Oz"], unit=header)
     recording = opened(root)
     np.testing.assert_allclose(recording.read(0, 1)[[0, 3]], 10 * factor)
-    said = [entry for entry in recording.notes if "channels.tsv" in entry]
-    assert len(said) == (note is not None)
-    assert all(entry.startswith(note) for entry in said)
+    notes = [entry for entry in recording.notes if "channels.tsv" in entry]
+    assert len(notes) == (note is not None)
+    assert all(entry.startswith(note) for entry in notes)
 
 
 def test_events_tsv_replaces_the_files_own(root):
