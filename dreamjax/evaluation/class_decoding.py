@@ -184,15 +184,15 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
     if len(names) < 2:
         where = ", ".join(settings.data)
         raise UserError(f"{where}: trials of at least two classes are required, there is {len(names)}")
-    again = copied.Copied.of(settings.data)
+    repeats = copied.Copied.of(settings.data)
     labelled = [i for i, one in enumerate(metadata) if one["label"] in names]
-    keys = np.array([i for i in labelled if metadata[i]["recording"] not in again.recordings])
+    keys = np.array([i for i in labelled if metadata[i]["recording"] not in repeats.recordings])
     classes = np.array([names.index(metadata[i]["label"]) for i in keys])
     if (counts := np.bincount(classes, minlength=len(names))).min() < FEWEST:
         fewest = names[int(counts.argmin())]
         raise UserError(f"class {fewest} has {counts.min()} trials, and at least {FEWEST} are required")
     chosen = [metadata[i] for i in keys]
-    someone = [again.unit(one["subject"], one["recording"]) for one in chosen]
+    someone = [repeats.unit(one["subject"], one["recording"]) for one in chosen]
     who = {"recording": [one["recording"] for one in chosen], "subject": someone}
     who["session"] = [f"{subject} {one['session']}" for subject, one in zip(someone, chosen, strict=True)]
     return _LabelledTrials(
@@ -201,7 +201,7 @@ def _trials(settings: DecodingSettings) -> _LabelledTrials:
         classes,
         **{name: np.unique(texts, return_inverse=True)[1] for name, texts in who.items()},
         unknown=identity.unknown_units(someone) > 0,
-        copies=copied.notes(again.recordings.intersection(metadata[i]["recording"] for i in labelled)),
+        copies=copied.notes(repeats.recordings.intersection(metadata[i]["recording"] for i in labelled)),
         start=np.array([one["start"] for one in chosen]),
         names=names,
     )

@@ -100,8 +100,8 @@ def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
     """
     dataset = records.load_dataset(source)
     mark = {"source": [dataset["name"], dataset["splits"], sorted(dataset["shards"])], "left_out": sorted(probed)}
-    again = Copied.of([source])
-    mark |= {"copies": sorted(again.recordings)} if again.recordings else {}
+    repeats = Copied.of([source])
+    mark |= {"copies": sorted(repeats.recordings)} if repeats.recordings else {}
     target = epath.Path(out)
     if presence.exists(target / "dataset.json"):
         if records.load_dataset(target).get("fold") == json.loads(json.dumps(mark)):
@@ -110,9 +110,9 @@ def write_fold(source: str, out: str, probed: Sequence[str]) -> None:
     left_out = set(probed)
 
     def side(subject: str, recording: str) -> str | None:
-        if recording in again.recordings:
+        if recording in repeats.recordings:
             return None
-        return "test" if again.unit(subject, recording) in left_out else "train"
+        return "test" if repeats.unit(subject, recording) in left_out else "train"
 
     target.mkdir(parents=True, exist_ok=True)
     splits = {}

@@ -113,7 +113,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
     count = max(1, min(total, room, limit or total))
     chosen = np.unique(np.linspace(0, total - 1, count).round().astype(np.uint64))
     parts = [examples.rows(chosen[i : i + 256]) for i in range(0, len(chosen), 256)]
-    batch, again = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, Copied.of(config.path)
+    batch, repeats = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, Copied.of(config.path)
     about = [_record(examples, int(i)) for i in chosen]
     real = batch["channel_ok"] > 0
     if config.mapping == "tile":  # repeated rows of one electrode are scored once
@@ -125,7 +125,7 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
         offset=batch["offset"],
         valid=batch["valid"] > 0,
         real=real,
-        subjects=tuple(again.unit(w.subject, w.recording) for w in about),
+        subjects=tuple(repeats.unit(w.subject, w.recording) for w in about),
         recordings=tuple(w.recording for w in about),
         starts=tuple(w.start for w in about),
         labels=tuple(w.label for w in about),
@@ -138,10 +138,10 @@ def load(config: DataConfig, split: str, limit: int | None = None) -> WindowSet:
         seen = coverage.Coverage(real, tuple(dict.fromkeys(tuple(window.ch_names) for window in about)))
         coverage.refuse_none(config, seen, f"split {split} of {', '.join(config.path)}")
         coverage.report_share(config, seen, ", ".join(config.path))
-    repeated = np.isin(loaded.recordings, list(again.recordings))
-    if repeated.any():
-        copies = tuple(sorted(again.recordings.intersection(loaded.recordings)))
-        loaded = replace(loaded.where(~repeated), copies=copies, available=round(total * (1 - float(repeated.mean()))))
+    is_copy = np.isin(loaded.recordings, list(repeats.recordings))
+    if is_copy.any():
+        copies = tuple(sorted(repeats.recordings.intersection(loaded.recordings)))
+        loaded = replace(loaded.where(~is_copy), copies=copies, available=round(total * (1 - float(is_copy.mean()))))
     scorable = np.asarray(loaded.real.any(axis=1) & loaded.valid.any(axis=1))
     if not scorable.any():
         raise UserError(f"{', '.join(config.path)}: no window of split {split} has a valid sample; prepare them again")
