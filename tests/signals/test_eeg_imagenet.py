@@ -284,7 +284,7 @@ def test_the_same_again_is_nothing_and_another_way_is_refused(published, tmp_pat
     assert {f.name: f.stat().st_mtime_ns for f in out.iterdir()} == before
     with pytest.raises(
         UserError,
-        match=r"prepared with other settings: --hold-out \(test\) 4 \(now 3\), --hold-out \(val\) 1 \(now 4\); give",
+        match=r"prepared with other settings: --hold-out \(test\) 4 \(now 3\), --hold-out \(val\) 1 \(now 4\); pass",
     ):
         made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(3,)))
     _, result = made(published, tmp_path, splits=SplitRequest(by="subject", hold_out=(3,)), overwrite=True)
