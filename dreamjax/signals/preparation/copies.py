@@ -10,6 +10,7 @@ shares 18 or more, one at 128 Hz over 200.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float, UInt64
@@ -103,7 +104,9 @@ def peaks(signal_CxT: Float[np.ndarray, "channels time"], sfreq: float) -> Float
         return np.empty(0)
     total = np.cumsum(slower_CxT, axis=1)
     change = total[:, 2 * width :] - 2 * total[:, width:-width] + total[:, : -2 * width]
-    size = change.std(axis=0) if len(change) > 1 else np.abs(change[0])
+    if len(change) > 1:
+        change -= change.mean(axis=0)
+    size = np.sqrt(np.einsum("ct,ct->t", change, change) / len(change))
     inner = slice(radius, len(size) - radius)
     at = np.flatnonzero((size == maximum_filter1d(size, 2 * radius + 1))[inner] & (size[inner] > 0)) + radius
     before, top, after = size[at - 1], size[at], size[at + 1]
@@ -113,15 +116,17 @@ def peaks(signal_CxT: Float[np.ndarray, "channels time"], sfreq: float) -> Float
 
 def alike(sketches: Sequence[Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
     """Return the pairs of recordings whose sketches share MATCHES patterns at one offset."""
-    owners: dict[int, list[tuple[int, int]]] = defaultdict(list)  # hash → (recording, ms)
-    for i, sketch in enumerate(sketches):
-        for code, time in sketch:
-            owners[code].append((i, time))
+    entries = [(code, i, time) for i, sketch in enumerate(sketches) for code, time in sketch]
+    if not entries:
+        return []
+    _, which, counts = np.unique([code for code, _, _ in entries], return_inverse=True, return_counts=True)
+    owners: dict[int, list[tuple[int, int]]] = defaultdict(list)  # pattern → (recording, ms)
+    for at in np.flatnonzero((counts[which] > 1) & (counts[which] <= COMMON)).tolist():
+        owners[which[at]].append(entries[at][1:])
     offsets: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for entries in owners.values():
-        for k, (one, time) in enumerate(entries if len(entries) <= COMMON else ()):
-            for other, later in entries[k + 1 :]:
-                offsets[one, other].append(later - time)
+    for seen in owners.values():
+        for (one, time), (other, later) in combinations(seen, 2):
+            offsets[one, other].append(later - time)
     return sorted(pair for pair, times in offsets.items() if _at_one_offset(times) >= MATCHES)
 
 

@@ -211,12 +211,12 @@ def plateaus(x_CxT: Float[np.ndarray, "channels time"], run: int) -> Bool[np.nda
     if not starts.any():
         return None
     inside = np.zeros(x_CxT.shape, dtype=bool)
-    for c in np.flatnonzero(starts.any(axis=1)):
-        ends = np.zeros(x_CxT.shape[1] + 1, dtype=np.int32)
-        at = np.flatnonzero(starts[c])
-        ends[at] += 1
-        ends[at + run] -= 1
-        inside[c] = np.cumsum(ends[:-1]) > 0
+    inside[:, : starts.shape[1]] = starts
+    length = 1  # each start reaches over this many samples; doubled until it is run
+    while length < run:
+        step = min(length, run - length)
+        inside[:, step:] |= inside[:, :-step]
+        length += step
     return inside
 
 

@@ -253,7 +253,8 @@ def _statistics(
         samples += x_CxT.shape[1]
         if signal.held is not None:
             inside = signal.held[:, recorded]
-            stuck_at_C = np.maximum(stuck_at_C, np.abs(x_CxT * inside).max(axis=1))
+            some = inside.any(axis=1)
+            stuck_at_C[some] = np.maximum(stuck_at_C[some], np.abs(x_CxT[some] * inside[some]).max(axis=1))
             held_C += inside.sum(axis=1)
         if absent_C.any():
             y_CxT = np.where(absent_C[:, None], np.nan, y_CxT)

@@ -180,7 +180,7 @@ def read_annotations(header: Header) -> tuple[list[tuple[float, float, str]], Fl
 def parse_tals(data: bytes) -> list[tuple[float, float, list[str]]]:
     """Return the TALs of one record's annotation bytes; anything else is skipped."""
     tals = []
-    for tal in data.split(b"\x00"):
+    for tal in data.rstrip(b"\x00").split(b"\x00"):
         parts = tal.split(b"\x14")
         match = _ONSET.match(parts[0]) if len(parts) > 1 else None
         if match:
