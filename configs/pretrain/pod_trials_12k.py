@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from dreamjax.systems.masked_presets import preset
 
 TRIALS, EPOCHS = 11_965, 500
-PODS = {"v5e-8": (512, 8), "h200-1": (512, 1), "h200-8": (1024, 8), "h200-64": (8192, 8)}  # windows a step, fsdp
+PODS = {"v5e-8": (512, 8), "h200-1": (512, 1), "h200-8": (1024, 8), "h200-64": (8192, 64)}  # windows a step, fsdp
 
 
 def get_config(

@@ -1,8 +1,7 @@
 """XLA compiler options by platform, with a reason for each.
 
-They are options of a program and not flags of the process, so a plan compiles with the options of the run. The effects
-of the TPU and CPU options were observed in compiled programs; the GPU options are those that XLA's documentation
-recommends for sharded training, and were not measured here.
+They are options of a program and not flags of the process, so a plan compiles with the options of the run. Their effects
+were observed in compiled programs; on GPUs they were not measured.
 """
 
 Option = str | bool | int
@@ -13,6 +12,7 @@ TPU: dict[str, Option] = {
     # is never: the kernel is gathered, in the compute type, for the whole product (tests/pods/test_ahead.py).
     "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20
 }
+TOGETHER = 32 << 20  # bytes
 GPU: dict[str, Option] = {
     # Transfers between GPUs overlap with computation that does not need them yet; off by default.
     "xla_gpu_enable_latency_hiding_scheduler": True,
@@ -20,10 +20,10 @@ GPU: dict[str, Option] = {
     "xla_gpu_enable_pipelined_all_gather": True,
     "xla_gpu_enable_pipelined_reduce_scatter": True,
     "xla_gpu_enable_pipelined_all_reduce": True,
-    # Many small sums become few large ones, up to this many bytes; larger ones would delay the start of the first.
-    "xla_gpu_all_reduce_combine_threshold_bytes": 128 << 20,
-    "xla_gpu_all_gather_combine_threshold_bytes": 128 << 20,
-    "xla_gpu_reduce_scatter_combine_threshold_bytes": 128 << 20,
+    # Many small transfers become few large ones, up to this many bytes of their results. A larger one starts later and
+    # hides behind less.
+    "xla_gpu_all_gather_combine_threshold_bytes": TOGETHER,
+    "xla_gpu_all_reduce_combine_threshold_bytes": TOGETHER,
 }
 CPU: dict[str, Option] = {
     # The compiler removes the barriers of `jax.checkpoint` and then merges the recomputation with the first
@@ -34,9 +34,16 @@ CPU: dict[str, Option] = {
 OPTIONS = {"tpu": TPU, "gpu": GPU, "cuda": GPU, "cpu": CPU}
 
 
-def options(platform: str) -> dict[str, Option] | None:
-    """Return `compiler_options` of `jax.jit` for a program on `platform`; None for the defaults."""
-    return dict(OPTIONS[platform]) if platform in OPTIONS else None
+def options(platform: str, fsdp: int = 1) -> dict[str, Option] | None:
+    """Return `compiler_options` of `jax.jit` for a program on `platform`; None for the defaults.
+
+    `fsdp`: the size of that axis. The result of a sum over it is one device's share, and the compiler for GPUs limits
+    how much it sums together by the results: for all gradients as one, it would start only after the backward pass.
+    """
+    if platform not in OPTIONS:
+        return None
+    summed = {"xla_gpu_reduce_scatter_combine_threshold_bytes": TOGETHER // fsdp}
+    return OPTIONS[platform] | (summed if OPTIONS[platform] is GPU else {})
 
 
 def for_one_call(platform: str) -> dict[str, Option] | None:

@@ -50,6 +50,7 @@ class Collective:
     types: tuple[str, ...]
     overlapped: bool  # other work goes on until it is done
     members: tuple[int, ...]  # of one group, as the mesh numbers its devices
+    name: str = ""  # of its instruction
 
     @property
     def received(self) -> float:
@@ -102,7 +103,7 @@ def _collective(
     payload = _bytes(given) * (len(group) if kind == "all-gather" else 1)
     overlapped = CHAIN in one.rest or (one.opcode.endswith("-start") and _has_work_until_done(computation, one))
     along = axes_of(group, axes)
-    return Collective(kind, along, len(group), payload, times, _types(given), overlapped, tuple(group))
+    return Collective(kind, along, len(group), payload, times, _types(given), overlapped, tuple(group), one.name)
 
 
 def _has_work_until_done(computation: Computation, start: Instruction) -> bool:
@@ -135,7 +136,8 @@ def split_among_nodes(collectives: Iterable[Collective], pod: Pod) -> list[Colle
     for one in collectives:
         group = np.asarray(one.members)
         for part in among(group, pod, one.kind, " x ".join(one.axes), one.payload):
-            parts.append(replace(part, times=one.times, types=one.types, overlapped=one.overlapped))
+            kept = {"times": one.times, "types": one.types, "overlapped": one.overlapped, "name": one.name}
+            parts.append(replace(part, **kept))
     return parts
 
 

@@ -12,14 +12,16 @@ its memory traffic, whichever is longer.
   `CONVOLUTION` of that; its fused attention gets `ATTENTION` of the ceiling, less what heads are padded to multiples of
   `HEAD`.
 - Memory moves at `STREAMED` of its peak.
-- The lower end of the range is this; at the upper end every share is `WORSE` of it, and each kernel starts `START`
-  seconds late.
+- The lower end of the range is this; at the upper end every share is `WORSE` of it, that of links and network too, and
+  each kernel starts `START` seconds late.
+- Transfers between GPUs run beside kernels where the compiled program lets them (`pods.schedule`).
 
 How far off that is against published figures is in docs/scaling.md.
 """
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,14 +33,15 @@ from dreamjax.pods.topologies import Chip
 
 Kind = Literal[
     "product (cuBLASLt)", "product (XLA)", "convolution (cuDNN)", "attention (cuDNN)", "fusion (Triton)", "fusion",
-    "only moves data", "library",
+    "copy of weights", "copy of activations", "pad, cut or join", "library",
 ]  # fmt: skip
 PRODUCTS = ("__cublas$lt$matmul", "__cublas$gemm")
 CONVOLUTIONS = ("__cudnn$conv",)
 ATTENTIONS = ("__cudnn$fmha",)
 BACKWARD = 2.5  # the fused attention's backward pass has five products, its forward pass two
 NO_KERNEL = {*FREE, *KINDS, "async", "partition-id", "replica-id", "iota"}
-MOVES = {"copy", "transpose", "bitcast", "parameter", "tuple", "get-tuple-element", "reshape", "concatenate", "pad"}
+FREELY = {"parameter", "bitcast", "reshape", "constant", "tuple", "get-tuple-element"}  # in a fusion
+MOVING = {"copy", "transpose", "concatenate", "pad", "slice"}
 # (rows, columns) of the result that a block of threads computes → share of the ceiling that such tiles reach
 TILES = {(256, 128): 1.0, (128, 256): 1.0, (128, 128): 0.92, (64, 128): 0.8, (128, 64): 0.8, (64, 64): 0.6}
 PROLOGUE = 128  # of the contracted dimension: what filling and emptying a tile's pipeline costs
@@ -64,6 +67,8 @@ class Kernel:
     shape: tuple[int, int, int, int]
     source: str  # where the model's code made it
     head: int = 0  # width of a head, of fused attention
+    alone: bool = False  # a single elementwise operation on activations, which no other kernel does along the way
+    name: str = ""  # of its instruction
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,43 @@ class KernelGroup:
     milliseconds: float
 
 
-def read(program: HloProgram) -> list[Kernel]:
-    """Return every kernel of a step, without collectives."""
-    kernels = []
+def read(program: HloProgram, devices: int = 1) -> list[Kernel]:
+    """Return every kernel of a step on one of `devices`, without collectives.
+
+    What only changes an array's layout or place is a copy of weights where the array has the shape of a result of the
+    step, which are parameters and the optimiser's state; of activations otherwise.
+    """
+    kernels, weights = [], _weights(program, devices)
     for computation, one, times in program.executed(fused=False):
         opcode = one.opcode.removesuffix("-start")
         if not opcode.endswith("-done") and opcode not in NO_KERNEL:
-            kernels.append(_kernel(program, computation, one, times))
+            kernels.append(_kernel(program, computation, one, times, weights))
     return kernels
 
 
-def _kernel(program: HloProgram, computation: Computation, one: Instruction, times: float) -> Kernel:
+def _weights(program: HloProgram, devices: int) -> set[tuple[int, ...]]:
+    """Return the sorted sizes of a step's results, also of one of several layers, and gathered from other devices."""
+    entry = program.computations[program.entry]
+    results = [shape.dims for shape in entry.instructions[entry.root].results]
+    kept = {_sizes(dims) for whole in results for dims in ([whole, whole[1:]] if len(whole) > 2 else [whole])}
+    ways = [count for count in range(2, devices + 1) if devices % count == 0]
+    gathered = {
+        _sizes((*one[:i], count * one[i], *one[i + 1 :])) for one in kept for i in range(len(one)) for count in ways
+    }
+    return kept | gathered
+
+
+def _sizes(dims: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(size for size in dims if size > 1))
+
+
+def _kernel(
+    program: HloProgram,
+    computation: Computation,
+    one: Instruction,
+    times: float,
+    weights: set[tuple[int, ...]],
+) -> Kernel:
     inner = program.computations.get(one.called[0][1]) if one.opcode == "fusion" and one.called else None
     moved = roofline.moved(computation, one, inner)
     target = match[1] if (match := TARGET.search(one.rest)) else ""
@@ -106,12 +137,14 @@ def _kernel(program: HloProgram, computation: Computation, one: Instruction, tim
         kind, (flop, head) = "attention (cuDNN)", _attention(computation, one, target)
     elif one.opcode == "dot":
         kind, shape = "product (XLA)", _product(computation, one)
-    elif one.opcode.removesuffix("-start") in ("copy", "transpose") or (inner is not None and _only_moves(inner)):
-        kind = "only moves data"
+    elif moves := _moves(one, inner):
+        of = "copy of weights" if _sizes(one.results[0].dims) in weights else "copy of activations"
+        kind = of if moves & {"copy", "transpose"} else "pad, cut or join"
     elif inner is not None:
         kind = "fusion (Triton)" if "__triton" in one.rest else "fusion"
     flop = flop or 2.0 * math.prod(shape)
-    return Kernel(kind, types, times, flop, moved, shape, source, head)
+    alone = inner is not None and _is_one_operation(inner) and _sizes(one.results[0].dims) not in weights
+    return Kernel(kind, types, times, flop, moved, shape, source, head, alone, one.name)
 
 
 def _dims(pattern: re.Pattern[str], one: Instruction) -> list[int]:
@@ -165,9 +198,17 @@ def _attention(computation: Computation, one: Instruction, target: str) -> tuple
     return flop * (BACKWARD if "Backward" in target else 1.0), q[-1]
 
 
-def _only_moves(inner: Computation) -> bool:
-    opcodes = {one.opcode for one in inner.instructions.values()}
-    return opcodes <= MOVES and bool(opcodes & {"copy", "transpose"})
+def _moves(one: Instruction, inner: Computation | None) -> set[str]:
+    """Return the opcodes by which an instruction moves data, if it does nothing else."""
+    opcodes = {part.opcode for part in inner.instructions.values()} if inner else {one.opcode.removesuffix("-start")}
+    return opcodes & MOVING if opcodes <= FREELY | MOVING else set()
+
+
+def _is_one_operation(inner: Computation) -> bool:
+    """Return whether a fusion does one elementwise operation, or only converts."""
+    opcodes = [one.opcode for one in inner.instructions.values() if one.opcode not in FREELY | {"broadcast"}]
+    opcodes = [opcode for opcode in opcodes if opcode != "convert"] or opcodes[:1]
+    return len(opcodes) == 1 and opcodes[0] not in MOVING and not opcodes[0].startswith(("reduce", "sort"))
 
 
 # ------------------------------------------------------------------------------------------------------------ the model
@@ -175,12 +216,18 @@ def seconds(kernels: Iterable[Kernel], chip: Chip, multiprocessors: int) -> tupl
     """Return the seconds of a step's kernels, one after another: (best, worst)."""
     low = high = 0.0
     for one in kernels:
-        shares = share(one, multiprocessors) * chip.ceiling
-        computing = one.flop / (chip.flops * shares) if one.flop else 0.0
-        best = max(computing, one.moved / (chip.bandwidth * STREAMED))
+        best, worst = once(one, chip, multiprocessors)
         low += one.times * best
-        high += one.times * (best / WORSE + START)
+        high += one.times * worst
     return low, high
+
+
+def once(one: Kernel, chip: Chip, multiprocessors: int) -> tuple[float, float]:
+    """Return the seconds of one run of a kernel: (best, worst)."""
+    shares = share(one, multiprocessors) * chip.ceiling
+    computing = one.flop / (chip.flops * shares) if one.flop else 0.0
+    best = max(computing, one.moved / (chip.bandwidth * STREAMED))
+    return best, best / WORSE + START
 
 
 def share(one: Kernel, multiprocessors: int) -> float:
@@ -218,3 +265,12 @@ def largest_traffic(kernels: Iterable[Kernel], count: int = 8) -> list[Kernel]:
     """Return the kernels other than products that move the most bytes in a step."""
     others = [one for one in kernels if not one.flop]
     return sorted(others, key=lambda one: -one.times * one.moved)[:count]
+
+
+def alone(kernels: Iterable[Kernel]) -> dict[str, float]:
+    """Return the bytes that a step moves for `Kernel.alone`, by where the model's code made them."""
+    moved = Counter[str]()
+    for one in kernels:
+        if one.alone:
+            moved[one.source] += one.times * one.moved
+    return dict(moved.most_common())

@@ -20,7 +20,7 @@ from jax.stages import Compiled
 from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.parallel import mesh as meshes
-from dreamjax.pods import ahead, collectives, gpus, hlo, kernels, roofline, topologies
+from dreamjax.pods import ahead, collectives, gpus, hlo, kernels, roofline, schedule, topologies
 from dreamjax.pods.collectives import Collective
 from dreamjax.pods.jobs import Job
 from dreamjax.pods.kernels import Kernel, KernelGroup
@@ -83,6 +83,7 @@ class PodPlan:
     strange_loops: Sequence[int | None] = ()  # those that are not the model's
     kernels: Sequence[KernelGroup] = ()  # of a compiled program for GPUs
     traffic: Sequence[Kernel] = ()  # those without products that move the most bytes
+    alone: Mapping[str, float] = field(default_factory=dict)  # source of a `Kernel.alone` → bytes moved in a step
     scaling: Sequence[ScalingRow] = ()
     files: Sequence[str] = ()
 
@@ -141,6 +142,7 @@ class PodPlan:
             "seconds": self.seconds.as_json(),
             "kernels": [asdict(group) for group in self.kernels],
             "traffic": [asdict(kernel) for kernel in self.traffic],
+            "alone": dict(self.alone),
             **(self.outlook or dict.fromkeys(OUTLOOK)),
         } | {name: value for name, value in optional.items() if value}
 
@@ -196,21 +198,16 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
         step = compiled(job)
     text = step.as_text() or ""
     program, held = hlo.read(text), ahead.memory(step)
-    moved, runs = collectives.find(program, dict(mesh.shape)), [] if pod.is_tpu else kernels.read(program)
+    moved, runs = collectives.find(program, dict(mesh.shape)), [] if pod.is_tpu else kernels.read(program, mesh.size)
     flop = roofline.flops(program) if pod.is_tpu else sum(one.flop * one.times for one in runs)
     trips = [trips for _, trips in program.loops()]
-    seconds = roofline.times(
-        pod,
-        flop if job.flop is None else job.flop * job.examples / mesh.size,
-        roofline.traffic(program),
-        moved.collectives if pod.is_tpu else collectives.split_among_nodes(moved.collectives, pod),
-        [tuple(device.coords) if pod.is_tpu else device.coords[-1:] for device in mesh.devices.flat],
-        roofline.cycles(program),
-        hurried=effort is not None and effort < 0,
-    )
+    parts = moved.collectives if pod.is_tpu else collectives.split_among_nodes(moved.collectives, pod)
+    places = [tuple(device.coords) if pod.is_tpu else device.coords[-1:] for device in mesh.devices.flat]
+    flop_of_device = flop if job.flop is None else job.flop * job.examples / mesh.size
+    traffic, hurried = roofline.traffic(program), effort is not None and effort < 0
+    seconds = roofline.times(pod, flop_of_device, traffic, parts, places, roofline.cycles(program), hurried=hurried)
     if runs:
-        ends = kernels.seconds(runs, pod.chip, gpus.TARGETS[pod.chip.name].multiprocessors)
-        seconds = replace(seconds, computing=ends[0], slowest=ends[1])
+        seconds = replace(seconds, **schedule.of_gpus(program, runs, parts, pod, places))
     return PodPlan(
         job,
         pod,
@@ -227,6 +224,7 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
         strange_loops=strange(trips, loops[job.examples]),
         kernels=kernels.grouped(runs, pod.chip, gpus.TARGETS[pod.chip.name].multiprocessors) if runs else (),
         traffic=kernels.largest_traffic(runs),
+        alone=kernels.alone(runs),
     )
 
 

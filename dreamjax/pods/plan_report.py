@@ -132,15 +132,17 @@ def _time(plan: PodPlan) -> Section:
         **{f"links, over {axis}": duration for axis, duration in seconds.links.items()},
         "network between slices": seconds.network,
         "all kernels, one after another" if plan.kernels else INSTRUCTIONS: seconds.computing,
-        "all kernels, upper end": seconds.slowest,
     }
     always = ("memory", "links", *(["matrix"] if outlook else []))
     rows = [[name, f"{1e3 * (took or 0):.2f}"] for name, took in durations.items() if took or name.startswith(always)]
     notes = [f"the duration of {what} is unknown: its operations are counted only in compiled programs"]
     if outlook:
         (low, high), mfu = outlook["examples_per_second"], outlook["mfu"]
+        between = f"{1e3 * seconds.low:.1f} ms if everything overlaps, {1e3 * seconds.high:.1f} if nothing does"
+        if seconds.scheduled:
+            between = f"{1e3 * seconds.low:.1f} to {1e3 * seconds.high:.1f} ms, as the program is scheduled"
         notes = [
-            f"{what}: {1e3 * seconds.low:.1f} ms if everything overlaps, {1e3 * seconds.high:.1f} if nothing does",
+            f"{what}: {between}",
             f"{_number(low)} to {_number(high)} examples a second, MFU {mfu[0]:.1%} to {mfu[1]:.1%}",
         ]
         if plan.job.runs:
@@ -162,7 +164,7 @@ def _scaling(plan: PodPlan) -> Section:
     for row in plan.scaling:
         times = (f"{1e3 * row.low:.1f} to {1e3 * row.high:.1f}", f"{1e3 * row.crossing:.1f}")
         cells.append([row.name, f"{row.chips:,}", *times, *(f"{row.efficiency[end]:.1%}" for end in ("low", "high"))])
-    ends = ("efficiency, all overlapped", "nothing overlapped")
+    ends = ("efficiency, at best", "at worst") if plan.kernels else ("efficiency, all overlapped", "nothing overlapped")
     header = ["pod", "chips", "ms of a step", "of these across chips", *ends]
     title = f"Weak scaling, {plan.scaling[0].batch // plan.scaling[0].chips:,} examples a chip"
     return Section(title, Table(header, cells))

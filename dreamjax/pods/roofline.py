@@ -3,7 +3,8 @@
 The range has two ends. *All overlapped*: communication and instructions run at the same time, and the slowest of the
 instructions, matrix units, memory, torus and network determines the time. *Nothing overlapped*: every instruction, one
 after another, and then every collective. The time of instructions is the compiler's own estimate; operations are those
-of matrix products and convolutions, for every trip of every loop.
+of matrix products and convolutions, for every trip of every loop. Of GPUs both ends are of the program as it is
+scheduled (`pods.schedule`, `pods.kernels`).
 """
 
 import math
@@ -32,8 +33,9 @@ class Times:
     """Seconds of a step. `links`: by axes of the mesh.
 
     `computing`: of its instructions, as the compiler estimates them, or for GPUs as the model of `pods.kernels` does;
-    None without. `slowest`: the worst end of that model. `hurried`: the compiler ran with little effort, so that the
-    real program would be faster.
+    None without. `scheduled`: (best, worst) of that model for the step as its program is scheduled, transfers beside
+    kernels; `low` and `high` are these where they are known. `hurried`: the compiler ran with little effort, so that
+    the real program would be faster.
     """
 
     matrix: float
@@ -42,7 +44,7 @@ class Times:
     network: float
     computing: float | None
     hurried: bool = False
-    slowest: float | None = None
+    scheduled: tuple[float, float] | None = None
 
     @property
     def crossing(self) -> float:
@@ -52,14 +54,17 @@ class Times:
     @property
     def low(self) -> float:
         """Return the time of a step where everything overlaps."""
+        if self.scheduled:
+            return self.scheduled[0]
         instructions = 0.0 if self.hurried else self.computing or 0.0
         return max(instructions, self.matrix, self.memory, sum(self.links.values()), self.network)
 
     @property
     def high(self) -> float:
         """Return the time of a step where nothing overlaps."""
+        if self.scheduled:
+            return self.scheduled[1]
         instructions = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)
-        instructions = max(instructions, self.slowest or 0.0)
         return instructions + self.crossing
 
     def as_json(self) -> JsonDict:
@@ -84,7 +89,7 @@ def times(
     chip, links, network = pod.chip, dict[str, float](), 0.0
     for one in collectives:
         if SLICES in one.axes:
-            network += one.received / chip.network * chip.cores
+            network += seconds(one, pod, places)
         else:
             where = " x ".join(one.axes)
             links[where] = links.get(where, 0.0) + seconds(one, pod, places)
@@ -95,8 +100,11 @@ def times(
 def seconds(one: Collective, pod: Pod, places: Sequence[Sequence[int]]) -> float:
     """Return the seconds of a collective over its group's torus axes, whose links are shared with the groups between.
 
-    All groups communicate at once, including those of a chip's other cores.
+    All groups communicate at once, including those of a chip's other cores. Slices and nodes have the network between
+    them.
     """
+    if SLICES in one.axes:
+        return one.received / pod.chip.network * pod.chip.cores
     spans = np.array([places[member] for member in one.members])
     along = [np.unique(axis) for axis in spans.T][: len(pod.shape)]
     spread = [len(where) for where in along]

@@ -62,7 +62,7 @@ def build(task: Task, mesh: Mesh, rules: sharding.Rules = (), guarded: GuardConf
             donate_argnums=0,
             in_shardings=(places, sharding.batch_sharding(mesh)),
             out_shardings=(places, whole),
-            compiler_options=compiler.options(mesh.devices.flat[0].platform),
+            compiler_options=compiler.options(mesh.devices.flat[0].platform, mesh.shape["fsdp"]),
         ),
     )
 

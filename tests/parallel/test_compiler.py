@@ -18,6 +18,9 @@ def test_xla_knows_every_option(name):
 
 def test_every_platform_has_its_own_options():
     assert compiler.options("tpu") == dict(compiler.TPU)
-    assert compiler.options("cuda") == compiler.options("gpu") == dict(compiler.GPU)
+    summed = "xla_gpu_reduce_scatter_combine_threshold_bytes"
+    whole, eighth = compiler.options("gpu"), compiler.options("cuda", fsdp=8)
+    assert whole[summed] == 8 * eighth[summed]
+    assert whole | eighth == eighth | compiler.GPU
     assert compiler.options("metal") is None
     assert compiler.for_one_call("tpu") is None

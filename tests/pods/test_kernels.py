@@ -8,7 +8,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 
 from dreamjax.errors import UserError
 from dreamjax.parallel import environment
-from dreamjax.pods import collectives, gpus, hlo, kernels, topologies
+from dreamjax.pods import collectives, gpus, hlo, kernels, schedule, topologies
 
 H200 = topologies.CHIPS["h200"]
 SMS = gpus.TARGETS["h200"].multiprocessors
@@ -65,7 +65,7 @@ def test_names_the_kind_of_each_kernel(runs):
         "product (cuBLASLt)",
         *["convolution (cuDNN)"] * 3,
         *["attention (cuDNN)"] * 2,
-        "only moves data",
+        "copy of activations",
         "fusion (Triton)",
     ]
     assert runs[0].source == "jit(update)/dot"
@@ -155,3 +155,99 @@ def test_fused_attention_computes_heads_in_multiples_of_64():
     }
     assert shares[64] == shares[128] == kernels.ATTENTION
     assert shares[40] == shares[80] == pytest.approx(kernels.ATTENTION * 40 / 64)
+
+
+# a step whose results are a stacked kernel and its gradient; each of 8 GPUs holds an eighth of the rows
+COPIES = """HloModule step, is_scheduled=true
+
+%turned (p: f32[1024,128]) -> f32[128,1024] {
+  %p = f32[1024,128]{1,0} parameter(0)
+  ROOT %t = f32[128,1024]{1,0} transpose(%p), dimensions={1,0}
+}
+
+%doubled (q: bf16[32,64,64,320]) -> bf16[32,64,64,320] {
+  %q = bf16[32,64,64,320]{3,2,1,0} parameter(0)
+  ROOT %m = bf16[32,64,64,320]{3,2,1,0} add(%q, %q)
+}
+
+ENTRY %main (w: f32[24,128,1024], x: bf16[32,64,64,320]) -> (f32[24,128,1024]) {
+  %w = f32[24,128,1024]{2,1,0} parameter(0)
+  %x = bf16[32,64,64,320]{3,2,1,0} parameter(1)
+  %kept = f32[24,128,1024]{2,1,0} copy(%w)
+  %layer = f32[1024,128]{1,0} bitcast(%w)
+  %other = f32[128,1024]{1,0} fusion(%layer), kind=kInput, calls=%turned
+  %gathered = bf16[24,1024,1024]{2,1,0} copy(%w)
+  %image = bf16[32,320,64,64]{3,2,1,0} transpose(%x), dimensions={0,3,1,2}
+  %padded = bf16[32,66,66,320]{3,2,1,0} pad(%x, %w), padding=0_0x1_1x1_1x0_0
+  %sum = bf16[32,64,64,320]{3,2,1,0} fusion(%x), kind=kLoop, calls=%doubled
+  ROOT %end = (f32[24,128,1024]{2,1,0}) tuple(%kept)
+}
+"""
+
+
+def test_tells_copies_of_weights_from_those_of_activations():
+    runs = kernels.read(hlo.read(COPIES), devices=8)
+    assert [one.kind for one in runs] == [
+        *["copy of weights"] * 3, "copy of activations", "pad, cut or join", "fusion",
+    ]  # fmt: skip
+    assert [one.name for one in runs if one.alone] == ["sum"]
+
+
+SCHEDULED = """HloModule step, is_scheduled=true
+
+%more (state: (s32[], f32[8])) -> pred[] {
+  %state = (s32[], f32[8]) parameter(0)
+  %turn = s32[] get-tuple-element(%state), index=0
+  %most = s32[] constant(3)
+  ROOT %less = pred[] compare(%turn, %most), direction=LT
+}
+
+%layer (before: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %before = (s32[], f32[8]) parameter(0)
+  %count = s32[] get-tuple-element(%before), index=0
+  %one = s32[] constant(1)
+  %next = s32[] add(%count, %one)
+  %y = f32[8]{0} get-tuple-element(%before), index=1
+  %begin = (f32[1], f32[8]) all-gather-start(%y), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
+  %long = f32[8]{0} copy(%y)
+  %end = f32[8]{0} all-gather-done(%begin)
+  ROOT %after = (s32[], f32[8]) tuple(%next, %long)
+}
+
+ENTRY %main (x: f32[8]) -> f32[1] {
+  %x = f32[8]{0} parameter(0)
+  %zero = s32[] constant(0)
+  %init = (s32[], f32[8]) tuple(%zero, %x)
+  %loop = (s32[], f32[8]) while(%init), condition=%more, body=%layer
+  %z = f32[8]{0} get-tuple-element(%loop), index=1
+  %sum = f32[1]{0} reduce-scatter(%z), channel_id=2, replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%more
+  %last = (f32[8], f32[8]) all-reduce-start(%z), channel_id=3, replica_groups=[1,8]<=[8], to_apply=%more
+  %short = f32[8]{0} copy(%z)
+  %done = f32[8]{0} all-reduce-done(%last)
+  ROOT %final = f32[8]{0} copy(%done)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("gather", "expected"),
+    [
+        (1.0, 3 * 5 + 2 + 4 + 7),  # hidden behind the kernel of 5 s
+        (6.0, 3 * 6 + 2 + 4 + 7),  # longer than it
+    ],
+)
+def test_a_step_takes_what_kernels_do_not_hide(gather, expected):
+    """Three turns of a loop, a sum that everything waits for, and one that hides a kernel of 3 s of its 4."""
+    spans = {"long": 5.0, "short": 3.0, "final": 7.0}
+    transfers = {"begin": gather, "sum": 2.0, "last": 4.0}
+    assert schedule.seconds(hlo.read(SCHEDULED), spans, transfers) == expected
+
+
+def test_both_ends_of_a_step_are_of_its_schedule(program):
+    pod = topologies.pod("h200-8")
+    runs = kernels.read(program)
+    moved = collectives.find(program, {"data": 1, "fsdp": 8, "tensor": 1}).collectives
+    times = schedule.of_gpus(program, runs, moved, pod, [(i,) for i in range(8)])
+    low, high = times["scheduled"]
+    assert times["computing"] == kernels.seconds(runs, pod.chip, SMS)[0]
+    assert times["computing"] < low < high  # the second transfer waits

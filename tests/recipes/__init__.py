@@ -47,10 +47,14 @@ RECIPES = {
     "trials_12k_h200_1": Recipe("configs/pretrain/pod_trials_12k.py:pod=h200-1", "h200-1"),
     "trials_12k_h200_8": Recipe("configs/pretrain/pod_trials_12k.py:pod=h200-8", "h200-8"),
     "trials_12k_h200_64": Recipe("configs/pretrain/pod_trials_12k.py:pod=h200-64", "h200-64"),
+    "corpus_60000h_h200_8": Recipe("configs/pretrain/pod_corpus_60000h.py:pod=h200-8", "h200-8"),
     "corpus_60000h_h200_64": Recipe("configs/pretrain/pod_corpus_60000h.py:pod=h200-64", "h200-64"),
+    "dreamdiffusion_h200_1": Recipe("configs/image/dreamdiffusion.py:pod=h200-1,per_chip=64", "h200-1"),
     "dreamdiffusion_h200_8": Recipe("configs/image/dreamdiffusion.py:pod=h200-8,per_chip=64", "h200-8"),
+    "dreamdiffusion_h200_64": Recipe("configs/image/dreamdiffusion.py:pod=h200-64,per_chip=64", "h200-64"),
     "text_to_image_sd15_h200_1": Recipe("configs/image/text_to_image_sd15_pod.py:pod=h200-1", "h200-1"),
     "text_to_image_sd15_h200_8": Recipe("configs/image/text_to_image_sd15_pod.py:pod=h200-8", "h200-8"),
+    "text_to_image_sd15_h200_64": Recipe("configs/image/text_to_image_sd15_pod.py:pod=h200-64", "h200-64"),
 }
 
 
@@ -72,6 +76,8 @@ def summary(recipe: Recipe) -> dict[str, Any]:
         ]
         for one in found["kernels"]
     }
+    alone = {source: round(moved / mib, 1) for source, moved in found["alone"].items() if moved >= mib}
+    waiting = _merged([one for one in found["collectives"] if not one["beside"]])
     return {
         "command": recipe.command,
         "batch": found["batch"],
@@ -84,7 +90,9 @@ def summary(recipe: Recipe) -> dict[str, Any]:
         "strange_loops": found["strange_loops"],
         "unrecognised": found["unrecognised"],
         "collectives": _merged(found["collectives"]),
-        **({"kernels": kernels} if kernels else {}),  # of GPUs: how often, TFLOP, MiB moved
+        **(
+            {"waiting": waiting, "kernels": kernels, "alone": alone} if kernels else {}
+        ),  # of GPUs: how often, TFLOP, MiB moved
         "step_ms": [round(found["seconds"][end] / ms, 1) for end in ("low", "high")],
         "mfu": [round(share, 4) for share in reversed(found["mfu"])],
         "hours": [round(hours, 3) for hours in reversed(found["hours"])],

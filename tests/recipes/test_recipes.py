@@ -50,10 +50,15 @@ def check(found, recipe):
     assert {key.split(" of ")[1].split(" over ")[0] for key in summed} <= {recipe.gradients}
     if not recipe.pod.is_tpu:
         check_kernels(found["kernels"])
+        assert all(size < LARGE for size in found["waiting"].values()), "a large transfer runs with nothing beside it"
+        assert sum(found["alone"].values()) < 0.01 * sum(moved for _, _, moved in found["kernels"].values())
 
 
 def check_kernels(kernels):
-    """Attention is the fused kernel, and products and convolutions are of bfloat16."""
+    """Attention is the fused kernel, products and convolutions are of bfloat16, activations keep their layout.
+
+    The one copy is that of the recording's windows, which come with time last.
+    """
     assert kernels["attention (cuDNN) of bf16"][0] > 0
     computing = {kind: flop for kind, (_, flop, _) in kernels.items()}
     assert sum(flop for kind, flop in computing.items() if kind.endswith(" of bf16")) >= 0.99 * sum(computing.values())
@@ -75,3 +80,4 @@ def test_the_recipe_compiles_to_what_it_was(name):
     for key, size in before["collectives"].items():
         assert found["collectives"].get(key, 0.0) <= 1.03 * size + 0.1, key + remedy
     assert found["step_ms"][1] <= 1.05 * before["step_ms"][1], remedy
+    assert sum(times for kind, (times, _, _) in kernels.items() if kind.startswith("copy of activations")) <= 1
