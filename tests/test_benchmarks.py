@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dreamjax.pods import gpus
+
 pytestmark = pytest.mark.long  # a dozen processes that each import JAX, PyTorch and diffusers
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -118,6 +120,15 @@ def test_linear():
     for what, sizes in (("batch", {"2", "4"}), ("depth", {"1", "2"})):
         assert set(found[what]["ms"]) == set(found[what]["compiling_s"]) == sizes
         assert all(value > 0 for value in found[what]["ms"].values())
+
+
+def test_back_test():
+    if not gpus.available():
+        pytest.skip(f"the compiler for GPUs is not installed ({gpus.remedy()}; `make test-pods` does)")
+    found = run("back_test.py", "--small", "--cases", "gpt2")["cases"]["gpt2"]
+    low, high = found["predicted"]
+    assert 0 < low < high
+    assert found["measured"][0] == 576.0  # 4 days for 600,000 steps
 
 
 # ---------------------------------------------------------------------------------------------------- benchmarks/gpu.sh

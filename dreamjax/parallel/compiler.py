@@ -1,7 +1,7 @@
 """XLA compiler options by platform, with a reason for each.
 
-They are options of a program and not flags of the process, so a plan compiles with the options of the run. Their effects
-were observed in compiled programs; on GPUs they were not measured.
+They are options of a program and not flags of the process, so a plan compiles with the options of the run. Their
+effects were observed in compiled programs; on GPUs they were not measured.
 """
 
 Option = str | bool | int
