@@ -136,8 +136,8 @@ def split_among_nodes(collectives: Iterable[Collective], pod: Pod) -> list[Colle
     for one in collectives:
         group = np.asarray(one.members)
         for part in among(group, pod, one.kind, " x ".join(one.axes), one.payload):
-            kept = {"times": one.times, "types": one.types, "overlapped": one.overlapped, "name": one.name}
-            parts.append(replace(part, **kept))
+            kept = replace(part, times=one.times, types=one.types, overlapped=one.overlapped, name=one.name)
+            parts.append(kept)
     return parts
 
 

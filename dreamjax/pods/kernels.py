@@ -21,7 +21,6 @@ How far off that is against published figures is in docs/scaling.md.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -138,8 +137,8 @@ def _kernel(
     elif one.opcode == "dot":
         kind, shape = "product (XLA)", _product(computation, one)
     elif moves := _moves(one, inner):
-        of = "copy of weights" if _sizes(one.results[0].dims) in weights else "copy of activations"
-        kind = of if moves & {"copy", "transpose"} else "pad, cut or join"
+        kind = "copy of weights" if _sizes(one.results[0].dims) in weights else "copy of activations"
+        kind = kind if moves & {"copy", "transpose"} else "pad, cut or join"
     elif inner is not None:
         kind = "fusion (Triton)" if "__triton" in one.rest else "fusion"
     flop = flop or 2.0 * math.prod(shape)
@@ -269,8 +268,8 @@ def largest_traffic(kernels: Iterable[Kernel], count: int = 8) -> list[Kernel]:
 
 def alone(kernels: Iterable[Kernel]) -> dict[str, float]:
     """Return the bytes that a step moves for `Kernel.alone`, by where the model's code made them."""
-    moved = Counter[str]()
+    moved: dict[str, float] = {}
     for one in kernels:
         if one.alone:
-            moved[one.source] += one.times * one.moved
-    return dict(moved.most_common())
+            moved[one.source] = moved.get(one.source, 0.0) + one.times * one.moved
+    return dict(sorted(moved.items(), key=lambda item: -item[1]))
