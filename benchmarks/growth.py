@@ -1,6 +1,6 @@
 """How the time of each kind of work grows with its size, as the fitted exponent of a power: JSON on stdout.
 
-    python benchmarks/growth.py                                       # every axis, about 5 minutes on 2 cores
+    python benchmarks/growth.py                                       # every axis, 9 minutes of processor time
     python benchmarks/growth.py --axes prepare-copies resume --rounds 7
     taskset -c 0 python benchmarks/growth.py --cpu                    # on a machine that others use too
 

@@ -334,6 +334,7 @@ def swept(size: int, folder: Path) -> Work:
 
 
 # ---------------------------------------------------------------------------------------------------------------- axes
+CACHE = "the operations are proportional, but the activations outgrow the processor's cache (not measured directly)"
 PAIRS = "every image is compared with every other one, as these metrics are defined"
 
 
@@ -347,19 +348,20 @@ def axes() -> dict[str, Axis]:
         "step-batch": Axis("pretraining step, windows a batch", (8, 16, 32, 64), (1, 2), by_batch),
         "step-depth": Axis("pretraining step, layers", (4, 8, 16, 32), (1, 2), pretraining(of_model("depth"))),
         "step-channels": Axis(
-            "pretraining step, channels", (16, 64, 256, 1024), (2, 4), pretraining(of_model("channels"))
+            *("pretraining step, channels", (16, 64, 256, 1024), (2, 4), pretraining(of_model("channels"))), why=CACHE
         ),
         "step-length": Axis(
             *("pretraining step, samples a window", (512, 1024, 2048, 4096), (64, 128), by_length),
-            why="attention compares every patch with every other one: between 1 and 2, as its share of the operations",
+            why="attention compares every patch with every other one and writes the probabilities: between 1 and 2",
         ),
         "prepare-length": Axis(
             *("prepare, minutes of one recording", (16, 32, 64, 128), (1, 2, 3)),
             preparing(lambda n: [60 * n]),
+            why="a recording of more than 4 million values is filtered twice, for its scale and for its windows",
             rounds=3,
         ),
         "prepare-count": Axis(
-            *("prepare, recordings of 30 s", (16, 32, 64, 128), (3, 4, 5)), preparing(lambda n: [30] * n), rounds=3
+            *("prepare, recordings of 30 s", (8, 16, 32, 64), (3, 4, 5)), preparing(lambda n: [30] * n), rounds=3
         ),
         "prepare-copies": Axis(
             *("search for copies, recordings", (400, 800, 1600, 3200), few, {"dreamjax": copies_compared}),
@@ -371,7 +373,7 @@ def axes() -> dict[str, Axis]:
             why="Python's instructions are proportional (a test counts them); the lists outgrow the processor's cache",
             rounds=3,
         ),
-        "sampling-batch": Axis("sampling, images a batch", (1, 4, 16, 64), (1, 2), sampling()),
+        "sampling-batch": Axis(*("sampling, images a batch", (1, 4, 16, 64), (1, 2), sampling()), why=CACHE),
         **{
             f"evaluation-{part}": Axis(
                 *(f"evaluation, trials: {part}", trials, few, {"dreamjax": parts.of(part)}), why=why, rounds=2
