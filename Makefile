@@ -49,9 +49,9 @@ lint: $(READY)
 docs: $(SPHINX)         ## pages, notebooks and API reference in docs/_build/html; a warning is an error
 	@$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html && echo "docs/_build/html/index.html"
 
-bench: $(READY)         ## pretraining, generation, fine-tuning and stage B against PyTorch, then the input pipeline; JSON in runs/bench
+bench: $(READY)         ## steps and sampling against PyTorch, evaluation, the input pipeline, the growth of every cost; JSON in runs/bench
 	@mkdir -p runs/bench
-	@for name in pretrain linear generate finetune stage_b evaluation together input; do \
+	@for name in pretrain generate finetune stage_b evaluation together input growth; do \
 		$(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json && cat runs/bench/$$name.json || exit 1; \
 	done
 

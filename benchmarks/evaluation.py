@@ -53,8 +53,8 @@ def judges() -> list[Any]:
     ]
 
 
-def timed(trials: int) -> dict[str, float]:
-    """Return the CPU seconds of every part of the table of that many trials, each of a different image."""
+def parts(trials: int) -> dict[str, Callable[[], Any]]:
+    """Return the parts of the table of that many trials, each of a different image; intervals are of the columns."""
     from dreamjax.evaluation import image_scores
 
     rng = np.random.default_rng(trials)
@@ -63,18 +63,27 @@ def timed(trials: int) -> dict[str, float]:
         true, rng.integers(0, 40, trials), np.arange(trials), rng.integers(0, PEOPLE, trials)
     )
     made = {name: rng.integers(0, 256, (trials, SAMPLES, SIDE, SIDE, 3), np.uint8) for name in SOURCES}
-    networks, seconds = judges(), {}
+    networks, columns = judges(), list[Any]()
 
-    def clock(name: str, function: Callable[[], Any]) -> Any:
+    def scored() -> list[Any]:
+        columns[:] = image_scores.columns(of, made, networks, 50)
+        return columns
+
+    return {
+        "columns": scored,
+        "intervals": lambda: [column.as_json(of.clusters, SOURCES[0]) for column in columns or scored()],
+        "sets": lambda: image_scores.set_metrics(of, made, networks),
+        "confusions": lambda: image_scores.confusions(networks[2], of, made),
+    }
+
+
+def timed(trials: int) -> dict[str, float]:
+    """Return the CPU seconds of every part."""
+    seconds = {}
+    for name, function in parts(trials).items():
         started = time.process_time()
-        result = function()
+        function()
         seconds[name] = round(time.process_time() - started, 2)
-        return result
-
-    columns = clock("columns", lambda: image_scores.columns(of, made, networks, 50))
-    clock("intervals", lambda: [column.as_json(of.clusters, SOURCES[0]) for column in columns])
-    clock("sets", lambda: image_scores.set_metrics(of, made, networks))
-    clock("confusions", lambda: image_scores.confusions(networks[2], of, made))
     common.say(f"{trials} trials: {seconds}")
     return seconds
 

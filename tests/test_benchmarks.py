@@ -115,11 +115,18 @@ def test_evaluation():
     assert found["peak_mib"] > 50
 
 
-def test_linear():
-    found = run("linear.py", "--rounds", "2", "--batches", "2", "4", "--depths", "1", "2")
-    for what, sizes in (("batch", {"2", "4"}), ("depth", {"1", "2"})):
-        assert set(found[what]["ms"]) == set(found[what]["compiling_s"]) == sizes
-        assert all(value > 0 for value in found[what]["ms"].values())
+STEPS = ("step-batch", "step-depth", "step-channels", "step-length")
+
+
+@pytest.mark.parametrize("axis", [*STEPS, "prepare", "sampling", "evaluation", "resume", "sweep"])
+def test_growth(axis):
+    found = run("growth.py", "--axes", axis, "--smallest", "--rounds", "1")["axes"]
+    assert found
+    for name, result in found.items():
+        assert name.startswith(axis)
+        laws = {key: value for key, value in result.items() if isinstance(value, dict) and "seconds" in value}
+        assert len(laws) == 1 + (name in (*STEPS, "sampling-batch", "prepare-length", "prepare-count"))
+        assert all(seconds > 0 for law in laws.values() for seconds in law["seconds"].values())
 
 
 def test_back_test():

@@ -200,11 +200,12 @@ def _others(
 ) -> Float[np.ndarray, "n"]:
     """Return each trial's N-way accuracy with respect to the images of other trials; NaN where all saw the same."""
     shown = np.bincount(trials.image, minlength=len(seen)).astype(float)  # trials of each image
-    right = np.zeros((len(trials.image), len(seen)))
+    classes, place = np.unique(seen, return_inverse=True)
+    right = np.zeros((len(trials.image), len(classes)))
     for p in each:
-        by_class = {c: nway.n_way(p, np.full(len(p), c), ways) for c in np.unique(seen)}
-        right += np.stack([by_class[c] for c in seen], axis=1) / len(each)
-    weight = np.where(np.arange(len(seen))[None] == trials.image[:, None], 0.0, shown[None])
+        right += np.stack([nway.n_way(p, np.full(len(p), c), ways) for c in classes], axis=1) / len(each)
+    weight = np.tile(np.bincount(place, shown), (len(trials.image), 1))  # trials of each class with another image
+    weight[np.arange(len(weight)), place[trials.image]] -= shown[trials.image]
     with np.errstate(invalid="ignore"):
         return (right * weight).sum(1) / weight.sum(1)
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 
 import eeg_imagenet_files
 import pytest
@@ -24,6 +25,30 @@ def said(capsys):
 
     yield text
     log.removeHandler(handler)
+
+
+@pytest.fixture
+def instructions():
+    """A function that calls another one and returns how many instructions Python executes meanwhile."""
+
+    def counted(function, *args):
+        count = 0
+
+        def each(frame, event, arg):
+            nonlocal count
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            count += event == "opcode"
+            return each
+
+        before = sys.gettrace()
+        sys.settrace(each)
+        try:
+            function(*args)
+        finally:
+            sys.settrace(before)
+        return count
+
+    return counted
 
 
 @pytest.fixture(scope="module")

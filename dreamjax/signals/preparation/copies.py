@@ -8,12 +8,11 @@ their patterns or more occur at one offset. Pairs of 62-s recordings of eegmat s
 shares 18 or more, one at 128 Hz over 200.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt64
+from jaxtyping import Float, Int, UInt64
 from scipy.ndimage import maximum_filter1d
 
 from dreamjax.signals.datasets.records import Window
@@ -29,6 +28,7 @@ AT_ONCE = 16  # windows
 RATE_HZ = 100.0  # signals are averaged down to this or a little more
 MATCHES = 6
 COMMON = 100  # recordings; a pattern in more than these is ignored
+COMPARED = 1 << 16  # patterns that are compared with all others at once
 
 
 class Sketch:
@@ -115,28 +115,50 @@ def peaks(signal_CxT: Float[np.ndarray, "channels time"], sfreq: float) -> Float
 
 
 def alike(sketches: Sequence[Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
-    """Return the pairs of recordings whose sketches share MATCHES patterns at one offset."""
-    entries = [(code, i, time) for i, sketch in enumerate(sketches) for code, time in sketch]
-    if not entries:
+    """Return the pairs of recordings whose sketches share MATCHES patterns at one offset.
+
+    The time grows with the pairs of equal patterns of two recordings, at most COMMON / 2 for each pattern of a sketch.
+    """
+    if not any(sketches):
         return []
-    _, which, counts = np.unique([code for code, _, _ in entries], return_inverse=True, return_counts=True)
-    owners: dict[int, list[tuple[int, int]]] = defaultdict(list)  # pattern → (recording, ms)
-    for at in np.flatnonzero((counts[which] > 1) & (counts[which] <= COMMON)).tolist():
-        owners[which[at]].append(entries[at][1:])
-    offsets: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for seen in owners.values():
-        for (one, time), (other, later) in combinations(seen, 2):
-            offsets[one, other].append(later - time)
-    return sorted(pair for pair, times in offsets.items() if _at_one_offset(times) >= MATCHES)
+    sizes = [len(sketch) for sketch in sketches]
+    owners = np.repeat(np.arange(len(sketches)), sizes)
+    entries = np.array([entry for sketch in sketches for entry in sketch], np.int64).reshape(-1, 2)
+    _, which, counts = np.unique(entries[:, 0], return_inverse=True, return_counts=True)
+    order = np.argsort(which, kind="stable")  # equal patterns are neighbours, by recording
+    order = order[(counts[which[order]] > 1) & (counts[which[order]] <= COMMON)]
+    shared = _Shared(np.append(which[order], -1), entries[order, 1], owners[order])
+    together = (np.cumsum(sizes) // COMPARED)[shared.owners]  # the first recordings that are compared at once
+    by_block = np.argsort(together, kind="stable")
+    blocks = np.split(by_block, np.flatnonzero(np.diff(together[by_block])) + 1)
+    return [pair for block in blocks for pair in shared.alike(block, len(sketches))]
 
 
-def _at_one_offset(offsets: Sequence[int]) -> int:
-    """Return how many offsets, ms, are within SAME_S of one of them."""
-    if len(offsets) < MATCHES:
-        return 0
-    ordered = np.sort(offsets)
-    reach = round(1e3 * SAME_S)
-    return int((np.searchsorted(ordered, ordered + reach, "right") - np.searchsorted(ordered, ordered - reach)).max())
+class _Shared(NamedTuple):
+    """Patterns that several recordings have; equal ones are neighbours, in the order of their recordings."""
+
+    patterns: Int[np.ndarray, "n+1"]  # and -1 after the last
+    times: Int[np.ndarray, "n"]  # ms
+    owners: Int[np.ndarray, "n"]
+
+    def alike(self, first: Int[np.ndarray, "k"], count: int) -> list[tuple[int, int]]:
+        """Return the pairs whose first recording has the entries `first`, of all that it has; `count` recordings."""
+        pairs, offsets = [np.empty(0, int)], [np.empty(0, int)]
+        later = first + 1
+        while len(first):
+            same = self.patterns[later] == self.patterns[first]
+            first, later = first[same], later[same]
+            pairs.append(self.owners[first] * count + self.owners[later])
+            offsets.append(self.times[later] - self.times[first])
+            later = later + 1
+        pair, offset = np.concatenate(pairs), np.concatenate(offsets)
+        if not len(pair):
+            return []
+        lowest, reach = pair.min(), round(1e3 * SAME_S)
+        span = np.ptp(offset) + reach + 1  # pairs do not reach each other
+        at = np.sort((pair - lowest) * span + offset - offset.min())
+        near = np.searchsorted(at, at + reach, "right") - np.searchsorted(at, at - reach)
+        return [divmod(one, count) for one in (lowest + np.unique(at[near >= MATCHES] // span)).tolist()]
 
 
 def repeated(contents: Sequence[str]) -> dict[int, int]:

@@ -169,7 +169,14 @@ def assign_splits(
 def leaders(people: Iterable[P], together: Iterable[tuple[P, P]]) -> dict[P, P]:
     """Return person → the first, in order, of all who are connected to that person by pairs."""
     leader = {person: person for person in people}
+
+    def first(person: P) -> P:
+        while (above := leader[person]) != person:
+            leader[person] = leader[above]  # the way is shorter next time
+            person = above
+        return person
+
     for one, other in together:
-        first, second = sorted((leader[one], leader[other]))
-        leader |= {person: first for person, of in leader.items() if of == second}
-    return leader
+        earlier, later = sorted((first(one), first(other)))
+        leader[later] = earlier
+    return {person: first(person) for person in leader}

@@ -8,7 +8,8 @@ import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -35,10 +36,9 @@ def named_in(source: Source) -> list[Path]:
         except UserError:  # the reader says what is wrong with it
             return []
         names = {common.get(key, "").replace("$b", path.stem) for key in ("datafile", "markerfile")}
-        return [p for p in _neighbours(path) if p.name in names]
+        return sorted(p for p in map(_folder(path).by_name.get, names - {path.name}) if p)
     if source.reader == "eeglab":
-        signals = [p for p in _neighbours(path) if p.suffix.lower() == ".fdt"]
-        return _mentioned(_unpacked(path), signals) if signals else []
+        return sorted(_folder(path).signals.mentioned(_unpacked(path)) - {path})
     if source.reader == "fif":
         return _parts(path)
     return uci.trials_of(path)[1:] if source.reader == "uci" else []
@@ -52,28 +52,70 @@ def missing(source: Source) -> list[str]:
         lost = marker_file and not (path.parent / os.path.basename(marker_file)).is_file()
         return ["the marker file that the header names is missing: no events and no discontinuities"] if lost else []
     if source.reader == "nihon":
-        there = {p.suffix.lower() for p in _neighbours(path) if p.stem == path.stem}
+        there = {p.suffix.lower() for p in _folder(path).by_stem[path.stem]}
         return [
             f"its {suffix} file is missing: {lost}" for suffix, lost in OF_NIHON.items() if suffix.lower() not in there
         ]
     return []
 
 
-def _neighbours(path: Path) -> list[Path]:
-    return sorted(p for p in path.parent.iterdir() if p != path and p.is_file())
+def _folder(path: Path) -> "_Folder":
+    """Return the files of a recording's folder; one is listed once, however many recordings it holds."""
+    return _listed(path.parent, path.parent.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _listed(folder: Path, stamp: int) -> "_Folder":
+    return _Folder([p for p in folder.iterdir() if p.is_file()])
+
+
+class _Folder:
+    """The files of a folder, by what a recording knows of them."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+
+    @cached_property
+    def by_name(self) -> dict[str, Path]:
+        return {p.name: p for p in self.files}
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[Path]]:
+        return _grouped(self.files, lambda p: p.stem)
+
+    @cached_property
+    def signals(self) -> "_Mentions":
+        """Return the .fdt files, which an EEGLAB file names."""
+        return _Mentions([p for p in self.files if p.suffix.lower() == ".fdt"])
+
+    @cached_property
+    def fif(self) -> "_Mentions":
+        return _Mentions([p for p in self.files if p.name.lower().endswith((".fif", ".fif.gz"))])
+
+    @cached_property
+    def parts(self) -> dict[str, list[Path]]:
+        """Return name of a first part → the FIF files that are parts of it by their names."""
+        return _grouped(self.fif.files, lambda p: re.sub(r"_split-\d+|-\d{1,3}(?=\.fif$)", "", p.name))
+
+
+def _grouped(files: Collection[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
+    groups = defaultdict[str, list[Path]](list)
+    for path in files:
+        groups[key(path)].append(path)
+    return groups
 
 
 def _parts(first: Path) -> list[Path]:
     """Return the later parts of a split FIF file: by their names, and those that a part names at its end."""
-    others = [p for p in _neighbours(first) if p.name.lower().endswith((".fif", ".fif.gz"))]
+    folder = _folder(first)
     stem = re.sub(r"_split-\d+", "", first.name.removesuffix(".fif"))
-    chosen = {p for p in others if re.sub(r"_split-\d+|-\d{1,3}(?=\.fif$)", "", p.name) == f"{stem}.fif"}
-    new = [first, *chosen]
+    chosen = {first, *folder.parts.get(f"{stem}.fif", ())}
+    new = list(chosen)
     while new:
-        parts = set(_mentioned(_tail(new.pop()), [p for p in others if p not in chosen]))
+        parts = folder.fif.mentioned(_tail(new.pop())) - chosen
         chosen |= parts
         new += parts
-    return sorted(chosen)
+    return sorted(chosen - {first})
 
 
 def _tail(path: Path) -> Iterator[bytes]:
@@ -82,25 +124,33 @@ def _tail(path: Path) -> Iterator[bytes]:
         yield file.read(END)
 
 
-def _mentioned(pieces: Iterator[bytes], files: Collection[Path]) -> list[Path]:
-    """Return the files whose names are in one of the pieces, in UTF-8 or UTF-16, and not as the end of a longer one.
+class _Mentions:
+    """Files whose names are looked for in the content of others, in UTF-8 or UTF-16.
 
     One pass over a piece collects its runs of plain characters; only files whose names end like one are searched for.
     """
-    ends = defaultdict[bytes, set[Path]](set)  # the last run of a name → files
-    for path in files:
-        for name, runs in zip(_encoded(path.name), RUNS, strict=True):
-            ends[runs.findall(name)[-1]].add(path)
-    sizes, left = {len(end) for end in ends}, set(files)
-    for piece in pieces:
-        there = {
-            run[:LONGEST] for runs in RUNS for run in runs.findall(piece) if b".f" in run.lower().replace(b"\0", b"")
-        }
-        possible = {path for run in there for size in sizes for path in ends.get(run[:size], ())}
-        left -= {path for path in possible & left if _pattern(path.name).search(piece)}
-        if not left:
-            break
-    return sorted({*files} - left)
+
+    def __init__(self, files: Collection[Path]) -> None:
+        self.files = files
+        self.ends = defaultdict[bytes, set[Path]](set)  # the last run of a name → files
+        for path in files:
+            for name, runs in zip(_encoded(path.name), RUNS, strict=True):
+                self.ends[runs.findall(name)[-1]].add(path)
+        self.sizes = {len(end) for end in self.ends}
+
+    def mentioned(self, pieces: Iterator[bytes]) -> set[Path]:
+        """Return the files whose names are in one of the pieces, and not as the end of a longer one."""
+        seen: set[Path] = set()
+        while len(seen) < len(self.files) and (piece := next(pieces, None)) is not None:
+            there = {
+                run[:LONGEST]
+                for runs in RUNS
+                for run in runs.findall(piece)
+                if b".f" in run.lower().replace(b"\0", b"")
+            }
+            possible = {path for run in there for size in self.sizes for path in self.ends.get(run[:size], ())}
+            seen |= {path for path in possible - seen if _pattern(path.name).search(piece)}
+        return seen
 
 
 def _encoded(name: str) -> tuple[bytes, bytes]:

@@ -10,7 +10,7 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -255,14 +255,19 @@ def _level_of_persons(recordings: Sequence[tuple[str, Sequence[str]]], given: bo
                 below.setdefault(folders[level], set()).add((*folders[level + 1 :], name)[0])
         if len(below) < 2:
             continue
-        if level == 0 and given and not _shared({f: _names(recordings, level, f) for f in below}):
+        if level == 0 and given and not _shared(_names(recordings, level, below)):
             continue
         return None if any(map(may_be_name, _shared(below))) else level
     return depth
 
 
-def _names(recordings: Sequence[tuple[str, Sequence[str]]], level: int, folder: str) -> set[str]:
-    return {name for name, folders in recordings if level < len(folders) and folders[level] == folder}
+def _names(recordings: Sequence[tuple[str, Sequence[str]]], level: int, among: Collection[str]) -> dict[str, set[str]]:
+    """Return folder → the names of the files below it, of the folders `among` those of this level."""
+    names: dict[str, set[str]] = {folder: set() for folder in among}
+    for name, folders in recordings:
+        if level < len(folders) and folders[level] in names:
+            names[folders[level]].add(name)
+    return names
 
 
 def _shared(below: Mapping[str, set[str]]) -> set[str]:
