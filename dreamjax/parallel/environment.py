@@ -17,6 +17,8 @@ from dreamjax.errors import UserError
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
+    from dreamjax.parallel.mesh import AnyMesh
+
 COORDINATOR = "DREAMJAX_COORDINATOR"  # HOST:PORT of process 0, or auto
 COUNT = "DREAMJAX_PROCESSES"
 INDEX = "DREAMJAX_PROCESS"
@@ -36,14 +38,15 @@ def end_with_parent() -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def target_platform() -> str:
-    """Return cpu, gpu or tpu: the platform that the program being traced is for.
+def target_platform(mesh: "AnyMesh | None" = None) -> str:
+    """Return cpu, gpu or tpu: the platform of `mesh`, by default the one that the program being traced is for.
 
-    It is that of the mesh set by `jax.set_mesh`, whose devices need not be attached, else JAX's default backend.
+    That is the mesh set by `jax.set_mesh`, whose devices need not be attached; without one it is JAX's default backend.
     """
     import jax
 
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    abstract = jax.sharding.get_abstract_mesh() if mesh is None else getattr(mesh, "abstract_mesh", mesh)
+    device = getattr(abstract, "abstract_device", None)
     return str(getattr(device, "platform", None) or jax.default_backend()).replace("cuda", "gpu").replace("rocm", "gpu")
 
 

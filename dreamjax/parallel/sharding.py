@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dreamjax.errors import UserError
+from dreamjax.parallel import environment
 from dreamjax.parallel.mesh import AnyMesh
 from dreamjax.parallel.tree_paths import named_leaves, path_name
 
@@ -34,19 +35,17 @@ def _bytes(leaf: ArrayLike) -> int:
 
 
 def fsdp_spec(leaf: ArrayLike, mesh: AnyMesh) -> P:
-    """Return the fallback: split the rows of a kernel, its axis before the last; replicate small leaves.
+    """Return the fallback: split the longest axis that fsdp divides (of equals the last); replicate small leaves.
 
-    So kernels are gathered and gradients summed in the order in which they lie in memory, and the optimiser updates in
-    place. Of kernels that are split along another axis, XLA's compiler for GPUs copies the optimiser's state every
-    step.
-    Rows fewer than an eighth of the longest axis are layers or a window: then the longest axis that fsdp divides is
-    split (of equals the last).
+    On GPUs the rows of a kernel, its axis before the last, where they are an eighth of the longest axis or more (fewer
+    are layers or a window): kernels are then gathered and gradients summed in the order in which they lie in memory.
+    Otherwise XLA's compiler for GPUs copies parameters and the optimiser's state every step.
     """
     size = mesh.shape["fsdp"]
     axes = [a for a, n in enumerate(leaf.shape) if n % size == 0 and n >= size]
     if size == 1 or not axes or _bytes(leaf) < SMALL:
         return P()
-    rows = len(leaf.shape) - 2
+    rows = len(leaf.shape) - 2 if environment.target_platform(mesh) == "gpu" else None
     axis = max(axes, key=lambda a: (a == rows and 8 * leaf.shape[a] >= max(leaf.shape), leaf.shape[a], a))
     return P(*(None,) * axis, "fsdp")
 

@@ -66,7 +66,7 @@ class Kernel:
     shape: tuple[int, int, int, int]
     source: str  # where the model's code made it
     head: int = 0  # width of a head, of fused attention
-    alone: bool = False  # a single elementwise operation on activations, which no other kernel does along the way
+    unfused: bool = False  # one elementwise operation on activations, by itself
     name: str = ""  # of its instruction
 
 
@@ -142,8 +142,8 @@ def _kernel(
     elif inner is not None:
         kind = "fusion (Triton)" if "__triton" in one.rest else "fusion"
     flop = flop or 2.0 * math.prod(shape)
-    alone = inner is not None and _is_one_operation(inner) and _sizes(one.results[0].dims) not in weights
-    return Kernel(kind, types, times, flop, moved, shape, source, head, alone, one.name)
+    unfused = inner is not None and _is_one_operation(inner) and _sizes(one.results[0].dims) not in weights
+    return Kernel(kind, types, times, flop, moved, shape, source, head, unfused, one.name)
 
 
 def _dims(pattern: re.Pattern[str], one: Instruction) -> list[int]:
@@ -266,10 +266,10 @@ def largest_traffic(kernels: Iterable[Kernel], count: int = 8) -> list[Kernel]:
     return sorted(others, key=lambda one: -one.times * one.moved)[:count]
 
 
-def alone(kernels: Iterable[Kernel]) -> dict[str, float]:
-    """Return the bytes that a step moves for `Kernel.alone`, by where the model's code made them."""
+def unfused(kernels: Iterable[Kernel]) -> dict[str, float]:
+    """Return the bytes that a step moves for `Kernel.unfused`, by where the model's code made them."""
     moved: dict[str, float] = {}
     for one in kernels:
-        if one.alone:
+        if one.unfused:
             moved[one.source] = moved.get(one.source, 0.0) + one.times * one.moved
     return dict(sorted(moved.items(), key=lambda item: -item[1]))

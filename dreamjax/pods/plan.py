@@ -83,7 +83,7 @@ class PodPlan:
     strange_loops: Sequence[int | None] = ()  # those that are not the model's
     kernels: Sequence[KernelGroup] = ()  # of a compiled program for GPUs
     traffic: Sequence[Kernel] = ()  # those without products that move the most bytes
-    alone: Mapping[str, float] = field(default_factory=dict)  # source of a `Kernel.alone` → bytes moved in a step
+    unfused: Mapping[str, float] = field(default_factory=dict)  # source of a `Kernel.unfused` → bytes moved in a step
     scaling: Sequence[ScalingRow] = ()
     files: Sequence[str] = ()
 
@@ -142,7 +142,7 @@ class PodPlan:
             "seconds": self.seconds.as_json(),
             "kernels": [asdict(group) for group in self.kernels],
             "traffic": [asdict(kernel) for kernel in self.traffic],
-            "alone": dict(self.alone),
+            "unfused": dict(self.unfused),
             **(self.outlook or dict.fromkeys(OUTLOOK)),
         } | {name: value for name, value in optional.items() if value}
 
@@ -224,7 +224,7 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
         strange_loops=strange(trips, loops[job.examples]),
         kernels=kernels.grouped(runs, pod.chip, gpus.TARGETS[pod.chip.name].multiprocessors) if runs else (),
         traffic=kernels.largest_traffic(runs),
-        alone=kernels.alone(runs),
+        unfused=kernels.unfused(runs),
     )
 
 

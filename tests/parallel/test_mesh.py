@@ -58,27 +58,38 @@ def test_fsdp_may_cross_slices_instead():
         mesh.sizes(MeshConfig(data=-1, across="fsdp"), 16, slices=2)
 
 
-def test_rules_come_first_then_the_rows_of_a_kernel():
-    made = mesh.make(MeshConfig(data=2, fsdp=2, tensor=2))
-    rules = ((r"qkv/kernel$", P(None, "fsdp", "tensor")), (r"fc1/kernel$", P("tensor")))
-    tree = {
-        "params": {
-            "qkv": {"kernel": shape(12, 128, 384)},
-            "odd": {"kernel": shape(6, 250, 640)},
-            "biases": shape(24, 1024),
-            "bias": shape(320),
-        },
-        "opt": {"1": {"mu": {"qkv": {"kernel": shape(12, 128, 384)}}}},
-    }
-    specs = {n: s.spec for n, s in tree_paths.named_leaves(sharding.shardings(tree, made, rules)).items()}
-    assert specs["params/qkv/kernel"] == specs["opt/1/mu/qkv/kernel"] == P(None, "fsdp", "tensor")
-    assert specs["params/odd/kernel"] == P(None, "fsdp")
-    assert specs["params/biases"] == P(None, "fsdp")  # 24 layers are not the rows of a kernel
-    assert specs["params/bias"] == P()  # below 64 KiB
+TREE = {
+    "params": {
+        "qkv": {"kernel": shape(12, 128, 384)},
+        "odd": {"kernel": shape(6, 250, 640)},
+        "biases": shape(24, 1024),
+        "bias": shape(320),
+    },
+    "opt": {"1": {"mu": {"qkv": {"kernel": shape(12, 128, 384)}}}},
+}
+RULES = ((r"qkv/kernel$", P(None, "fsdp", "tensor")), (r"fc1/kernel$", P("tensor")))
 
-    idle = sharding.shardings(tree, mesh.make(MeshConfig(data=2, fsdp=4)), rules)  # no tensor axis: the fallback
-    assert idle["params"]["qkv"]["kernel"].spec == P(None, "fsdp")
-    assert idle["params"]["odd"]["kernel"].spec == P(None, None, "fsdp")  # 4 does not divide 250
+
+def specs(config):
+    placed = sharding.shardings(TREE, mesh.make(config), RULES)
+    return {name: place.spec for name, place in tree_paths.named_leaves(placed).items()}
+
+
+def test_rules_come_first_then_the_longest_axis_that_divides():
+    found = specs(MeshConfig(data=2, fsdp=2, tensor=2))
+    assert found["params/qkv/kernel"] == found["opt/1/mu/qkv/kernel"] == P(None, "fsdp", "tensor")
+    assert found["params/odd/kernel"] == P(None, None, "fsdp")
+    assert found["params/bias"] == P()  # below 64 KiB
+    idle = specs(MeshConfig(data=2, fsdp=4))  # no tensor axis: the fallback
+    assert idle["params/qkv/kernel"] == P(None, None, "fsdp")
+
+
+def test_on_gpus_the_rows_of_a_kernel_are_split(monkeypatch):
+    monkeypatch.setattr(sharding.environment, "target_platform", lambda mesh: "gpu")
+    found = specs(MeshConfig(data=2, fsdp=4))
+    assert found["params/qkv/kernel"] == P(None, "fsdp")
+    assert found["params/biases"] == P(None, "fsdp")  # 24 layers are not the rows of a kernel
+    assert found["params/odd/kernel"] == P(None, None, "fsdp")  # 4 does not divide 250
 
 
 def test_rejects_more_than_two_per_cent_of_unsharded_bytes():

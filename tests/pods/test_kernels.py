@@ -190,7 +190,7 @@ def test_tells_copies_of_weights_from_those_of_activations():
     assert [one.kind for one in runs] == [
         *["copy of weights"] * 3, "copy of activations", "pad, cut or join", "fusion",
     ]  # fmt: skip
-    assert [one.name for one in runs if one.alone] == ["sum"]
+    assert [one.name for one in runs if one.unfused] == ["sum"]
 
 
 SCHEDULED = """HloModule step, is_scheduled=true

@@ -76,8 +76,8 @@ def summary(recipe: Recipe) -> dict[str, Any]:
         ]
         for one in found["kernels"]
     }
-    alone = {source: round(moved / mib, 1) for source, moved in found["alone"].items() if moved >= mib}
-    waiting = _merged([one for one in found["collectives"] if not one["beside"]])
+    unfused = {source: round(moved / mib, 1) for source, moved in found["unfused"].items() if moved >= mib}
+    exposed = _merged([one for one in found["collectives"] if not one["beside"]])
     return {
         "command": recipe.command,
         "batch": found["batch"],
@@ -91,7 +91,7 @@ def summary(recipe: Recipe) -> dict[str, Any]:
         "unrecognised": found["unrecognised"],
         "collectives": _merged(found["collectives"]),
         **(
-            {"waiting": waiting, "kernels": kernels, "alone": alone} if kernels else {}
+            {"exposed": exposed, "kernels": kernels, "unfused": unfused} if kernels else {}
         ),  # of GPUs: how often, TFLOP, MiB moved
         "step_ms": [round(found["seconds"][end] / ms, 1) for end in ("low", "high")],
         "mfu": [round(share, 4) for share in reversed(found["mfu"])],

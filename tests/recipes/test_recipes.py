@@ -50,8 +50,8 @@ def check(found, recipe):
     assert {key.split(" of ")[1].split(" over ")[0] for key in summed} <= {recipe.gradients}
     if not recipe.pod.is_tpu:
         check_kernels(found["kernels"])
-        assert all(size < LARGE for size in found["waiting"].values()), "a large transfer runs with nothing beside it"
-        assert sum(found["alone"].values()) < 0.01 * sum(moved for _, _, moved in found["kernels"].values())
+        assert all(size < LARGE for size in found["exposed"].values()), "a large transfer runs with nothing beside it"
+        assert sum(found["unfused"].values()) < 0.01 * sum(moved for _, _, moved in found["kernels"].values())
 
 
 def check_kernels(kernels):
