@@ -11,6 +11,7 @@ programs and not the ones that were measured. It takes XLA's compiler for GPUs (
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,12 +29,13 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.pods import ahead, hlo, jobs, kernels, plan, schedule, topologies
 from dreamjax.systems import registry
 
-TOKENS, MICRO_BATCHES, STEPS, DAYS, GPUS = 1024, 5, 600_000, 4, 8
+TOKENS, MICRO_BATCHES, STEPS, DAYS = 1024, 5, 600_000, 4
+CONFIGS = Path(__file__).resolve().parents[1] / "configs/image"
 Backtest = dict[str, Any]
 
 
 class Gpt2(nnx.Module):
-    """GPT-2 (Radford et al. 2019) with tied embeddings, without biases, the vocabulary padded, as nanoGPT trains it."""
+    """GPT-2 (Radford et al. 2019) with tied embeddings and a padded vocabulary, as nanoGPT trains it."""
 
     def __init__(self, depth: int, dim: int, heads: int, vocabulary: int, rngs: nnx.Rngs):
         self.words = nnx.Param(0.02 * jax.random.normal(rngs.params(), (vocabulary, dim)))
@@ -78,8 +80,8 @@ def gpt2(small: bool) -> Backtest:
         with jax.set_mesh(mesh):
             made = jax.jit(step, donate_argnums=(0, 1), compiler_options=compiler.options("gpu")).trace(*given)
         program = hlo.read(ahead.compile_traced(made, mesh).as_text() or "")
-    times = schedule.of_gpus(program, kernels.read(program), [], pod, [(0,)])
-    low, high = (1e3 * MICRO_BATCHES * end for end in times["scheduled"])
+    _, ends = schedule.of_gpus(program, kernels.read(program), [], pod, [(0,)])
+    low, high = (1e3 * MICRO_BATCHES * end for end in ends)
     measured = 1e3 * DAYS * 24 * 3600 / STEPS
     what = "GPT-2 124M, 61,440 tokens on each A100, ms a step"
     return {"what": what, "predicted": [low, high], "measured": [measured, measured]}
@@ -88,11 +90,11 @@ def gpt2(small: bool) -> Backtest:
 def stable_diffusion(small: bool) -> Backtest:
     """Its plan on 8 H200s; `small`: of a text-to-image system that learns shapes, on one."""
     pod = topologies.pod("h200-1" if small else "h200-8")
-    path = "configs/image/text_to_image_shapes.py" if small else "configs/image/text_to_image_sd15_pod.py:pod=h200-8"
+    path = "text_to_image_shapes.py" if small else "text_to_image_sd15_pod.py:pod=h200-8"
     given = [] if small else ["model.architecture=sd21"]
-    step = jobs.TrainingStep(config.load(path, given, registry.schema_of))
+    step = jobs.TrainingStep(config.load(str(CONFIGS / path), given, registry.schema_of))
     low, high = plan.plan(step, pod).outlook["examples_per_second"]
-    what = "Stable Diffusion 2, 32 images on each of 8 H200s, images a second"
+    what = "text to image" if small else "Stable Diffusion 2, 32 images on each of 8 H200s, images a second"
     return {"what": what, "predicted": [low, high], "measured": [1126.0, 1155.0]}
 
 

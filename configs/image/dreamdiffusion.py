@@ -19,8 +19,12 @@ Published on these data, of one person whose trials come in blocks of one class:
 
 Compiled and not run (docs/scaling.md): 11.96 GiB of one 16 GiB chip at 32 trials; 13.49 a chip of v5e:4x4 at 64.
 With 8 trials a chip of v5e:4x4, at once 1.85 of 15.75 GiB; predicted there: 104 to 1,243 ms a step, 0.29 to 3.45 hours,
-4.6 to 55 chip-hours, the upper ends those of the compiler's least effort (`tests/recipes/dreamdiffusion.json`). On
-h200-8 with 64 trials a GPU: 15.38 of 98.49 GiB, 379 to 520 ms a step.
+4.6 to 55 chip-hours, the upper ends those of the compiler's least effort (`tests/recipes/dreamdiffusion.json`).
+On H200s with 64 trials a GPU:
+
+    h200-1     13.81 of 98.49 GiB     378 to 516 ms a step
+    h200-8     15.38 of 98.49 GiB     379 to 518 ms a step
+    h200-64    15.38 of 98.49 GiB     381 to 520 ms a step
 
     pod = "v5e:4x4", 16 chips, fsdp 16, or "h200-1", "h200-8", "h200-64", for a plan (docs/scaling.md)
 """

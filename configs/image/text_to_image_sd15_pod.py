@@ -17,8 +17,8 @@ Compiled and not run (docs/scaling.md): on v5e:4x4 a chip needs 10.41 GiB of the
 are state (859.5 M parameters, two moments and the average, in float32); on v6e:16x16 11.13 of 31.25 GiB. At once on
 v5e:4x4: 9.31 of 15.75 GiB. Predicted there: 112 to 1,382 ms a step, 15,000 steps 0.47 to 5.76 hours, 7.5 to 92
 chip-hours; the upper ends are those of the compiler's least effort (`tests/recipes/text_to_image_sd15.json`). On
-h200-8: 31.55 of 98.49 GiB, 204 to 305 ms a step, which is 105 to 156 images a second and GPU; on h200-1
-42.14 of 98.49 GiB, 216 to 301 ms a step.
+h200-1: 42.14 of 98.49 GiB, 216 to 301 ms a step; on h200-8 31.36 of 98.49 GiB, 205 to 289 ms a step, which is 111
+to 156 images a second and GPU; on h200-64 31.36 of 98.49 GiB, 220 to 309 ms a step.
 """
 
 from typing import Literal

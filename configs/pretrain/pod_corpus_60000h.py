@@ -10,8 +10,10 @@ of which scattered patches or spans of 250 ms, three quarters, are hidden; bfloa
     compiled   5.94 of 15.75 GiB a chip          crosses  4.4 GiB each of gradients and kernels; 21 MiB between slices
     predicted  134 to 247 ms a step, MFU 18 to 33 %; 26,367 steps: 0.98 to 1.81 hours, 501 to 926 chip-hours
 
-    pod=h200-64: data 8, fsdp 8, 256 windows a GPU
-    compiled   36.05 of 98.49 GiB a GPU          predicted 189 to 313 ms a step, MFU 22 to 37 %; 89 to 147 GPU-hours
+On H200s with 256 windows a GPU, fsdp 8 within a node:
+
+    pod=h200-8     compiled 35.64 of 98.49 GiB   predicted 178 to 256 ms a step, MFU 27 to 39 %; 83 to 120 GPU-hours
+    pod=h200-64    compiled 35.59 of 98.49 GiB   predicted 190 to 271 ms a step, MFU 26 to 37 %; 89 to 127 GPU-hours
 
 No public corpus has 60,000 hours, and nothing of this size was run by this project. The figures are those of
 `tests/recipes/corpus_60000h*.json`, which `make test-pods` holds.

@@ -13,8 +13,8 @@ trials; in batches of 512, which the paper's 100 do not divide over chips. The t
 On H200s, with 1,024 and 8,192 windows a step on 8 and 64 (`dreamjax plan --config …:pod=h200-8 --topology h200-8`):
 
     pod=h200-1     compiled 26.94 of 98.49 GiB    predicted 94 to 131 ms a step, MFU 32 to 44 %
-    pod=h200-8     compiled 8.06 of 98.49 GiB     predicted 24 to 43 ms a step, MFU 24 to 43 %
-    pod=h200-64    compiled 8.31 of 98.49 GiB     predicted 24 to 50 ms a step, MFU 21 to 43 %
+    pod=h200-8     compiled 7.58 of 98.49 GiB     predicted 26 to 40 ms a step, MFU 26 to 41 %
+    pod=h200-64    compiled 7.07 of 98.49 GiB     predicted 29 to 44 ms a step, MFU 24 to 36 %
 
 Not run at full size by this project. The figures are those of `tests/recipes/trials_12k*.json`, which `make test-pods`
 holds.

@@ -1,7 +1,7 @@
 """XLA compiler options by platform, with a reason for each.
 
 They are options of a program and not flags of the process, so a plan compiles with the options of the run. Their
-effects were observed in compiled programs; on GPUs they were not measured.
+effects were seen in compiled programs. Their effect on speed was not measured on GPUs.
 """
 
 Option = str | bool | int
@@ -12,7 +12,7 @@ TPU: dict[str, Option] = {
     # is never: the kernel is gathered, in the compute type, for the whole product (tests/pods/test_ahead.py).
     "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1 << 20
 }
-TOGETHER = 32 << 20  # bytes
+COMBINED_BYTES = 32 << 20
 GPU: dict[str, Option] = {
     # Transfers between GPUs overlap with computation that does not need them yet; off by default.
     "xla_gpu_enable_latency_hiding_scheduler": True,
@@ -22,8 +22,8 @@ GPU: dict[str, Option] = {
     "xla_gpu_enable_pipelined_all_reduce": True,
     # Many small transfers become few large ones, up to this many bytes of their results. A larger one starts later and
     # hides behind less.
-    "xla_gpu_all_gather_combine_threshold_bytes": TOGETHER,
-    "xla_gpu_all_reduce_combine_threshold_bytes": TOGETHER,
+    "xla_gpu_all_gather_combine_threshold_bytes": COMBINED_BYTES,
+    "xla_gpu_all_reduce_combine_threshold_bytes": COMBINED_BYTES,
 }
 CPU: dict[str, Option] = {
     # The compiler removes the barriers of `jax.checkpoint` and then merges the recomputation with the first
@@ -37,12 +37,12 @@ OPTIONS = {"tpu": TPU, "gpu": GPU, "cuda": GPU, "cpu": CPU}
 def options(platform: str, fsdp: int = 1) -> dict[str, Option] | None:
     """Return `compiler_options` of `jax.jit` for a program on `platform`; None for the defaults.
 
-    `fsdp`: the size of that axis. The result of a sum over it is one device's share, and the compiler for GPUs limits
-    how much it sums together by the results: for all gradients as one, it would start only after the backward pass.
+    `fsdp`: the size of that axis. The compiler for GPUs limits a combined sum by the size of its result, which is one
+    device's share. One sum of all gradients could start only after the backward pass.
     """
     if platform not in OPTIONS:
         return None
-    summed = {"xla_gpu_reduce_scatter_combine_threshold_bytes": TOGETHER // fsdp}
+    summed = {"xla_gpu_reduce_scatter_combine_threshold_bytes": COMBINED_BYTES // fsdp}
     return OPTIONS[platform] | (summed if OPTIONS[platform] is GPU else {})
 
 

@@ -37,9 +37,9 @@ def _bytes(leaf: ArrayLike) -> int:
 def fsdp_spec(leaf: ArrayLike, mesh: AnyMesh) -> P:
     """Return the fallback: split the longest axis that fsdp divides (of equals the last); replicate small leaves.
 
-    On GPUs the rows of a kernel, its axis before the last, where they are an eighth of the longest axis or more (fewer
-    are layers or a window): kernels are then gathered and gradients summed in the order in which they lie in memory.
-    Otherwise XLA's compiler for GPUs copies parameters and the optimiser's state every step.
+    On GPUs the rows of a kernel, its axis before the last, where they are an eighth of the longest axis or more (a
+    shorter axis is one of layers or of a convolution's window): kernels are then gathered and gradients summed in the
+    order in which they lie in memory. Otherwise XLA's compiler for GPUs copies parameters and the optimiser's state.
     """
     size = mesh.shape["fsdp"]
     axes = [a for a, n in enumerate(leaf.shape) if n % size == 0 and n >= size]

@@ -111,7 +111,8 @@ class HloProgram:
         names: set[str] = set()
         for name, instruction in self._callers_first():
             for how, called in instruction.called:
-                if name in names or how == "to_apply" or (how == "calls" and instruction.opcode == "fusion"):
+                reduces = how == "to_apply" and instruction.opcode != "call"
+                if name in names or reduces or (how == "calls" and instruction.opcode == "fusion"):
                     names.add(called)
         return names
 

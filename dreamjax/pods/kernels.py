@@ -21,7 +21,7 @@ How far off that is against published figures is in docs/scaling.md.
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,8 +39,12 @@ CONVOLUTIONS = ("__cudnn$conv",)
 ATTENTIONS = ("__cudnn$fmha",)
 BACKWARD = 2.5  # the fused attention's backward pass has five products, its forward pass two
 NO_KERNEL = {*FREE, *KINDS, "async", "partition-id", "replica-id", "iota"}
-FREELY = {"parameter", "bitcast", "reshape", "constant", "tuple", "get-tuple-element"}  # in a fusion
+NO_WORK = {"parameter", "bitcast", "reshape", "constant", "tuple", "get-tuple-element"}  # in a fusion
 MOVING = {"copy", "transpose", "concatenate", "pad", "slice"}
+ELEMENTWISE = {
+    *("add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "select", "compare", "and", "or", "not"),
+    *("negate", "abs", "exponential", "log", "logistic", "tanh", "erf", "sqrt", "rsqrt", "sign", "clamp", "convert"),
+}
 # (rows, columns) of the result that a block of threads computes → share of the ceiling that such tiles reach
 TILES = {(256, 128): 1.0, (128, 256): 1.0, (128, 128): 0.92, (64, 128): 0.8, (128, 64): 0.8, (64, 64): 0.6}
 PROLOGUE = 128  # of the contracted dimension: what filling and emptying a tile's pipeline costs
@@ -66,7 +70,7 @@ class Kernel:
     shape: tuple[int, int, int, int]
     source: str  # where the model's code made it
     head: int = 0  # width of a head, of fused attention
-    unfused: bool = False  # one elementwise operation on activations, by itself
+    unfused: bool = False  # a fusion of a single elementwise operation, or conversion, of activations
     name: str = ""  # of its instruction
 
 
@@ -83,13 +87,14 @@ class KernelGroup:
     milliseconds: float
 
 
-def read(program: HloProgram, devices: int = 1) -> list[Kernel]:
-    """Return every kernel of a step on one of `devices`, without collectives.
+def read(program: HloProgram, gathered: Collection[int] = ()) -> list[Kernel]:
+    """Return every kernel of a step, without collectives. `gathered`: from how many devices weights are.
 
-    What only changes an array's layout or place is a copy of weights where the array has the shape of a result of the
-    step, which are parameters and the optimiser's state; of activations otherwise.
+    What only changes an array's layout is a copy of weights where the array has the sizes, in any order, of a result of
+    the step (parameters and the optimiser's state are), of one layer of it, or of either as gathered; else of
+    activations.
     """
-    kernels, weights = [], _weights(program, devices)
+    kernels, weights = [], _weights(program, {count for count in gathered if count > 1})
     for computation, one, times in program.executed(fused=False):
         opcode = one.opcode.removesuffix("-start")
         if not opcode.endswith("-done") and opcode not in NO_KERNEL:
@@ -97,12 +102,11 @@ def read(program: HloProgram, devices: int = 1) -> list[Kernel]:
     return kernels
 
 
-def _weights(program: HloProgram, devices: int) -> set[tuple[int, ...]]:
-    """Return the sorted sizes of a step's results, also of one of several layers, and gathered from other devices."""
+def _weights(program: HloProgram, ways: Collection[int]) -> set[tuple[int, ...]]:
+    """Return the sorted sizes of a step's results, also without the axis of layers, and as gathered."""
     entry = program.computations[program.entry]
     results = [shape.dims for shape in entry.instructions[entry.root].results]
     kept = {_sizes(dims) for whole in results for dims in ([whole, whole[1:]] if len(whole) > 2 else [whole])}
-    ways = [count for count in range(2, devices + 1) if devices % count == 0]
     gathered = {
         _sizes((*one[:i], count * one[i], *one[i + 1 :])) for one in kept for i in range(len(one)) for count in ways
     }
@@ -200,14 +204,17 @@ def _attention(computation: Computation, one: Instruction, target: str) -> tuple
 def _moves(one: Instruction, inner: Computation | None) -> set[str]:
     """Return the opcodes by which an instruction moves data, if it does nothing else."""
     opcodes = {part.opcode for part in inner.instructions.values()} if inner else {one.opcode.removesuffix("-start")}
-    return opcodes & MOVING if opcodes <= FREELY | MOVING else set()
+    moves = opcodes & MOVING
+    if not inner or opcodes & {"copy", "transpose"}:
+        opcodes -= {"convert"}  # on the way
+    return moves if opcodes <= NO_WORK | MOVING else set()
 
 
 def _is_one_operation(inner: Computation) -> bool:
-    """Return whether a fusion does one elementwise operation, or only converts."""
-    opcodes = [one.opcode for one in inner.instructions.values() if one.opcode not in FREELY | {"broadcast"}]
+    """Return whether a fusion is of one elementwise operation, with or without conversions, or of a conversion."""
+    opcodes = [one.opcode for one in inner.instructions.values() if one.opcode not in NO_WORK | {"broadcast"}]
     opcodes = [opcode for opcode in opcodes if opcode != "convert"] or opcodes[:1]
-    return len(opcodes) == 1 and opcodes[0] not in MOVING and not opcodes[0].startswith(("reduce", "sort"))
+    return len(opcodes) == 1 and opcodes[0] in ELEMENTWISE
 
 
 # ------------------------------------------------------------------------------------------------------------ the model

@@ -198,7 +198,10 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
         step = compiled(job)
     text = step.as_text() or ""
     program, held = hlo.read(text), ahead.memory(step)
-    moved, runs = collectives.find(program, dict(mesh.shape)), [] if pod.is_tpu else kernels.read(program, mesh.size)
+    moved, runs = (
+        collectives.find(program, dict(mesh.shape)),
+        [] if pod.is_tpu else kernels.read(program, {mesh.shape[axis] for axis in ("fsdp", "tensor")}),
+    )
     flop = roofline.flops(program) if pod.is_tpu else sum(one.flop * one.times for one in runs)
     trips = [trips for _, trips in program.loops()]
     parts = moved.collectives if pod.is_tpu else collectives.split_among_nodes(moved.collectives, pod)
@@ -207,7 +210,8 @@ def _compiled(job: Job, pod: Pod, effort: float | None, *, largest: bool) -> Pod
     traffic, hurried = roofline.traffic(program), effort is not None and effort < 0
     seconds = roofline.times(pod, flop_of_device, traffic, parts, places, roofline.cycles(program), hurried=hurried)
     if runs:
-        seconds = replace(seconds, **schedule.of_gpus(program, runs, parts, pod, places))
+        computing, scheduled = schedule.of_gpus(program, runs, parts, pod, places)
+        seconds = replace(seconds, computing=computing, scheduled=scheduled)
     return PodPlan(
         job,
         pod,

@@ -3,8 +3,8 @@
 The range has two ends. *All overlapped*: communication and instructions run at the same time, and the slowest of the
 instructions, matrix units, memory, torus and network determines the time. *Nothing overlapped*: every instruction, one
 after another, and then every collective. The time of instructions is the compiler's own estimate; operations are those
-of matrix products and convolutions, for every trip of every loop. Of GPUs both ends are of the program as it is
-scheduled (`pods.schedule`, `pods.kernels`).
+of matrix products and convolutions, for every trip of every loop. For GPUs both ends follow the schedule of the
+compiled program (`pods.schedule`, `pods.kernels`).
 """
 
 import math
@@ -53,7 +53,7 @@ class Times:
 
     @property
     def low(self) -> float:
-        """Return the time of a step where everything overlaps."""
+        """Return the time of a step at best: scheduled, or where everything overlaps."""
         if self.scheduled:
             return self.scheduled[0]
         instructions = 0.0 if self.hurried else self.computing or 0.0
@@ -61,7 +61,7 @@ class Times:
 
     @property
     def high(self) -> float:
-        """Return the time of a step where nothing overlaps."""
+        """Return the time of a step at worst: scheduled, or where nothing overlaps."""
         if self.scheduled:
             return self.scheduled[1]
         instructions = self.matrix + self.memory if self.computing is None else max(self.computing, self.matrix)

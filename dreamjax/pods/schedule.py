@@ -1,12 +1,11 @@
 """How long a step takes on a GPU in the order in which its compiled program starts kernels and transfers.
 
-Kernels run one after another in one stream, transfers between GPUs in another. A transfer starts when what was started
-before it has run, ends `duration` later, and the kernels behind its end wait for it. So what the compiler does not hide
-behind kernels counts in full.
+Kernels run one after another in one stream, transfers between GPUs in another. A transfer starts after all kernels and
+transfers before it in the program, without delay, and the kernels behind its end wait for it. So a transfer that no
+kernel hides counts in full.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from dreamjax.pods import gpus, roofline
 from dreamjax.pods import kernels as models
@@ -22,8 +21,8 @@ def of_gpus(
     collectives: Iterable[Collective],
     pod: Pod,
     places: Sequence[Sequence[int]],
-) -> dict[str, Any]:
-    """Return `computing` and `scheduled` of `roofline.Times`: the kernels alone, and (best, worst) of the step."""
+) -> tuple[float, tuple[float, float]]:
+    """Return the seconds of the kernels alone, at best, and (best, worst) of the step."""
     multiprocessors = gpus.TARGETS[pod.chip.name].multiprocessors
     spans = {one.name: models.once(one, pod.chip, multiprocessors) for one in kernels}
     transfers: dict[str, float] = {}
@@ -34,7 +33,7 @@ def of_gpus(
     slower = {name: took / WORSE for name, took in transfers.items()}
     worst = seconds(program, {name: high for name, (_, high) in spans.items()}, slower)
     computing = models.seconds(kernels, pod.chip, multiprocessors)[0]
-    return {"computing": computing, "scheduled": (best, worst)}
+    return computing, (best, worst)
 
 
 def seconds(program: HloProgram, kernels: Mapping[str, float], transfers: Mapping[str, float]) -> float:
@@ -47,7 +46,7 @@ def seconds(program: HloProgram, kernels: Mapping[str, float], transfers: Mappin
 class _Timeline:
     def __init__(self, program: HloProgram, kernels: Mapping[str, float], transfers: Mapping[str, float]):
         self.program, self.kernels, self.transfers = program, kernels, transfers
-        self.trips = {loop.name: trips or 1 for loop, trips in program.loops()}
+        self.trips = {loop.name: 1 if trips is None else trips for loop, trips in program.loops()}
         self.computed = self.transferred = 0.0  # when each stream is free, s
         self.ends: dict[str, float] = {}  # of the transfers that were started
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from dreamjax.errors import UserError
@@ -70,26 +71,27 @@ TREE = {
 RULES = ((r"qkv/kernel$", P(None, "fsdp", "tensor")), (r"fc1/kernel$", P("tensor")))
 
 
-def specs(config):
-    placed = sharding.shardings(TREE, mesh.make(config), RULES)
+def specs(placed_on):
+    placed = sharding.shardings(TREE, placed_on, RULES)
     return {name: place.spec for name, place in tree_paths.named_leaves(placed).items()}
 
 
 def test_rules_come_first_then_the_longest_axis_that_divides():
-    found = specs(MeshConfig(data=2, fsdp=2, tensor=2))
-    assert found["params/qkv/kernel"] == found["opt/1/mu/qkv/kernel"] == P(None, "fsdp", "tensor")
-    assert found["params/odd/kernel"] == P(None, None, "fsdp")
-    assert found["params/bias"] == P()  # below 64 KiB
-    idle = specs(MeshConfig(data=2, fsdp=4))  # no tensor axis: the fallback
+    split = specs(mesh.make(MeshConfig(data=2, fsdp=2, tensor=2)))
+    assert split["params/qkv/kernel"] == split["opt/1/mu/qkv/kernel"] == P(None, "fsdp", "tensor")
+    assert split["params/odd/kernel"] == P(None, None, "fsdp")
+    assert split["params/bias"] == P()  # below 64 KiB
+    idle = specs(mesh.make(MeshConfig(data=2, fsdp=4)))  # no tensor axis: the fallback
     assert idle["params/qkv/kernel"] == P(None, None, "fsdp")
 
 
-def test_on_gpus_the_rows_of_a_kernel_are_split(monkeypatch):
-    monkeypatch.setattr(sharding.environment, "target_platform", lambda mesh: "gpu")
-    found = specs(MeshConfig(data=2, fsdp=4))
-    assert found["params/qkv/kernel"] == P(None, "fsdp")
-    assert found["params/biases"] == P(None, "fsdp")  # 24 layers are not the rows of a kernel
-    assert found["params/odd/kernel"] == P(None, None, "fsdp")  # 4 does not divide 250
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_on_gpus_the_rows_of_a_kernel_are_split(platform):
+    device = AbstractDevice("H200", None, platform)
+    split = specs(AbstractMesh((2, 4, 1), mesh.AXES, abstract_device=device))
+    assert split["params/qkv/kernel"] == (P(None, "fsdp") if platform == "cuda" else P(None, None, "fsdp"))
+    assert split["params/biases"] == P(None, "fsdp")  # 24 layers are not the rows of a kernel
+    assert split["params/odd/kernel"] == P(None, None, "fsdp")  # 4 does not divide 250
 
 
 def test_rejects_more_than_two_per_cent_of_unsharded_bytes():

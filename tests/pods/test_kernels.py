@@ -165,6 +165,18 @@ COPIES = """HloModule step, is_scheduled=true
   ROOT %t = f32[128,1024]{1,0} transpose(%p), dimensions={1,0}
 }
 
+%cast (r: bf16[32,64,64,320]) -> f32[320,32,64,64] {
+  %r = bf16[32,64,64,320]{3,2,1,0} parameter(0)
+  %wide = f32[32,64,64,320]{3,2,1,0} convert(%r)
+  ROOT %first = f32[320,32,64,64]{3,2,1,0} transpose(%wide), dimensions={3,0,1,2}
+}
+
+%taken (s: bf16[32,64,64,320], i: s32[]) -> bf16[1,64,64,320] {
+  %s = bf16[32,64,64,320]{3,2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %piece = bf16[1,64,64,320]{3,2,1,0} dynamic-slice(%s, %i, %i, %i, %i), dynamic_slice_sizes={1,64,64,320}
+}
+
 %doubled (q: bf16[32,64,64,320]) -> bf16[32,64,64,320] {
   %q = bf16[32,64,64,320]{3,2,1,0} parameter(0)
   ROOT %m = bf16[32,64,64,320]{3,2,1,0} add(%q, %q)
@@ -180,15 +192,18 @@ ENTRY %main (w: f32[24,128,1024], x: bf16[32,64,64,320]) -> (f32[24,128,1024]) {
   %image = bf16[32,320,64,64]{3,2,1,0} transpose(%x), dimensions={0,3,1,2}
   %padded = bf16[32,66,66,320]{3,2,1,0} pad(%x, %w), padding=0_0x1_1x1_1x0_0
   %sum = bf16[32,64,64,320]{3,2,1,0} fusion(%x), kind=kLoop, calls=%doubled
+  %zero = s32[] constant(0)
+  %converted = f32[320,32,64,64]{3,2,1,0} fusion(%x), kind=kInput, calls=%cast
+  %row = bf16[1,64,64,320]{3,2,1,0} fusion(%x, %zero), kind=kLoop, calls=%taken
   ROOT %end = (f32[24,128,1024]{2,1,0}) tuple(%kept)
 }
 """
 
 
 def test_tells_copies_of_weights_from_those_of_activations():
-    runs = kernels.read(hlo.read(COPIES), devices=8)
+    runs = kernels.read(hlo.read(COPIES), gathered=[8])
     assert [one.kind for one in runs] == [
-        *["copy of weights"] * 3, "copy of activations", "pad, cut or join", "fusion",
+        *["copy of weights"] * 3, "copy of activations", "pad, cut or join", "fusion", "copy of activations", "fusion",
     ]  # fmt: skip
     assert [one.name for one in runs if one.unfused] == ["sum"]
 
@@ -214,6 +229,16 @@ SCHEDULED = """HloModule step, is_scheduled=true
   ROOT %after = (s32[], f32[8]) tuple(%next, %long)
 }
 
+%never (none: (s32[], f32[8])) -> pred[] {
+  %none = (s32[], f32[8]) parameter(0)
+  ROOT %no = pred[] constant(false)
+}
+
+%graph (g: f32[8]) -> f32[8] {
+  %g = f32[8]{0} parameter(0)
+  ROOT %recorded = f32[8]{0} copy(%g)
+}
+
 ENTRY %main (x: f32[8]) -> f32[1] {
   %x = f32[8]{0} parameter(0)
   %zero = s32[] constant(0)
@@ -222,7 +247,8 @@ ENTRY %main (x: f32[8]) -> f32[1] {
   %z = f32[8]{0} get-tuple-element(%loop), index=1
   %sum = f32[1]{0} reduce-scatter(%z), channel_id=2, replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%more
   %last = (f32[8], f32[8]) all-reduce-start(%z), channel_id=3, replica_groups=[1,8]<=[8], to_apply=%more
-  %short = f32[8]{0} copy(%z)
+  %short = f32[8]{0} call(%z), to_apply=%graph
+  %skipped = (s32[], f32[8]) while(%init), condition=%never, body=%layer, backend_config={"known_trip_count":{"n":"0"}}
   %done = f32[8]{0} all-reduce-done(%last)
   ROOT %final = f32[8]{0} copy(%done)
 }
@@ -237,17 +263,18 @@ ENTRY %main (x: f32[8]) -> f32[1] {
     ],
 )
 def test_a_step_takes_what_kernels_do_not_hide(gather, expected):
-    """Three turns of a loop, a sum that everything waits for, and one that hides a kernel of 3 s of its 4."""
-    spans = {"long": 5.0, "short": 3.0, "final": 7.0}
+    """Three turns of a loop, a sum that everything waits for, and one of 4 s that hides a called kernel of 3."""
+    spans = {"long": 5.0, "recorded": 3.0, "final": 7.0}
     transfers = {"begin": gather, "sum": 2.0, "last": 4.0}
-    assert schedule.seconds(hlo.read(SCHEDULED), spans, transfers) == expected
+    program = hlo.read(SCHEDULED)
+    assert schedule.seconds(program, spans, transfers) == expected
+    assert "recorded" in {one.name for one in kernels.read(program)}
 
 
 def test_both_ends_of_a_step_are_of_its_schedule(program):
     pod = topologies.pod("h200-8")
     runs = kernels.read(program)
     moved = collectives.find(program, {"data": 1, "fsdp": 8, "tensor": 1}).collectives
-    times = schedule.of_gpus(program, runs, moved, pod, [(i,) for i in range(8)])
-    low, high = times["scheduled"]
-    assert times["computing"] == kernels.seconds(runs, pod.chip, SMS)[0]
-    assert times["computing"] < low < high  # the second transfer waits
+    computing, (low, high) = schedule.of_gpus(program, runs, moved, pod, [(i,) for i in range(8)])
+    assert computing == kernels.seconds(runs, pod.chip, SMS)[0]
+    assert computing < low < high  # the second transfer waits

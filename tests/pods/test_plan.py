@@ -149,6 +149,21 @@ SD15 = ["plan", "--config", "configs/image/text_to_image_sd15_pod.py", "--topolo
 SD15 += ["--config.train.mesh.data=-1", "--json"]
 
 
+@pytest.mark.pods
+@pytest.mark.skipif(not gpus.available(), reason=f"the compiler for GPUs is not installed ({gpus.remedy()})")
+def test_for_gpus_the_largest_batch_and_its_scaling_are_compiled(capsys):
+    tiny = ("--config", "configs/pretrain/tiny.py", "--config.train.mesh.data=-1")
+    one = planned(capsys, *tiny, "--topology", "l40s-1", "--batch-per-chip", "auto")
+    assert one["how"] == "compiled"
+    assert 0.8 * one["usable"] < one["memory"]["peak"] <= one["usable"]
+    several = planned(capsys, *tiny, "--topology", "l40s-16", "--batch-per-chip", "256", "--scaling")
+    assert [(row["name"], row["how"], row["batch"]) for row in several["scaling"]] == [
+        ("l40s-8", "compiled", 8 * 256),
+        ("l40s-16", "compiled", 16 * 256),
+    ]
+    assert several["scaling"][1]["efficiency"]["low"] <= 1.0
+
+
 def test_making_images_is_planned_too(capsys, no_gpu_compiler):
     """Thirty steps with and without the empty caption: 60 passes of the U-Net of 859.5 M parameters, in bfloat16."""
     assert (

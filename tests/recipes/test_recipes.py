@@ -50,19 +50,21 @@ def check(found, recipe):
     assert {key.split(" of ")[1].split(" over ")[0] for key in summed} <= {recipe.gradients}
     if not recipe.pod.is_tpu:
         check_kernels(found["kernels"])
-        assert all(size < LARGE for size in found["exposed"].values()), "a large transfer runs with nothing beside it"
-        assert sum(found["unfused"].values()) < 0.01 * sum(moved for _, _, moved in found["kernels"].values())
+        moved = sum(moved for _, _, moved in found["kernels"].values())
+        assert sum(found["unfused"].values()) < 0.005 * moved
+        assert sum(found["exposed"].values()) <= 0.01 * sum(found["collectives"].values()), "nothing runs beside them"
 
 
 def check_kernels(kernels):
-    """Attention is the fused kernel, products and convolutions are of bfloat16, activations keep their layout.
+    """Attention is the fused kernel, products and convolutions are of bfloat16, and activations keep their layout.
 
-    The one copy is that of the recording's windows, which come with time last.
+    What is copied is above all the recording's windows, once, which come with time last.
     """
     assert kernels["attention (cuDNN) of bf16"][0] > 0
     computing = {kind: flop for kind, (_, flop, _) in kernels.items()}
     assert sum(flop for kind, flop in computing.items() if kind.endswith(" of bf16")) >= 0.99 * sum(computing.values())
-    assert sum(times for kind, (times, _, _) in kernels.items() if kind.startswith("copy of activations")) <= 1
+    copied = sum(moved for kind, (_, _, moved) in kernels.items() if kind.startswith("copy of activations"))
+    assert copied < 0.005 * sum(moved for _, _, moved in kernels.values())
 
 
 @pytest.mark.pods
