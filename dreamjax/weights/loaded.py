@@ -40,8 +40,9 @@ def source(
     `source_name`: what errors call the weights. `empty`: `aligned_empty` where no program overwrites (donates) the
     arrays, which would then copy them all at once. Raises WeightMismatch as `Table.leaves`.
 
-    The host holds one leaf, complete and in its final type, and the tensor that is read into it: beyond the arrays
-    themselves it needs about twice the largest leaf, however large the checkpoint is.
+    The host holds one leaf, complete and in its final type, and blocks of the tensor that is read into it, or (not from
+    safetensors) all of it: beyond the arrays themselves at most about twice the largest leaf, however large the
+    checkpoint is.
     """
 
     def fill(abstract: PyTree) -> PyTree:
