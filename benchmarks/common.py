@@ -14,9 +14,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 CORES = len(os.sched_getaffinity(0))
 Step = Callable[[int], None]  # run this many steps and wait
@@ -247,6 +250,26 @@ def matrix_product_rate(dtype: str, size: int) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------ dreamjax
+def drawn(shapes: Any) -> Any:
+    """Return random kernels of variance 1 / inputs, norms that change nothing, and small other parameters."""
+    import jax
+
+    def one(i: int, path: Any, leaf: Any) -> np.ndarray:
+        name = str(path[-1].key)
+        if name in ("bias", "scale"):
+            return np.full(leaf.shape, float(name == "scale"), np.float32)
+        convolution = leaf.ndim == 4  # others have an axis of layers before (inputs, outputs)
+        inputs = np.prod(leaf.shape[:-1] if convolution else leaf.shape[-2:-1]) if name == "kernel" else 2500
+        values = np.random.Generator(np.random.SFC64(i)).random(leaf.shape, np.float32)
+        values -= 0.5
+        values *= np.sqrt(12 / inputs)
+        return values
+
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    with ThreadPoolExecutor(CORES) as threads:
+        return tree.unflatten(threads.map(one, range(len(leaves)), *zip(*leaves, strict=True)))
+
+
 @dataclass
 class CompiledStep:
     """A Task's step, compiled as in the loop, with its state and batch on the devices. `metrics`: of the last step."""

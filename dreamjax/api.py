@@ -106,7 +106,9 @@ def evaluate(workdir: "epath.PathLike", measure: str | None = None, **options: A
             `evaluation`.
     """
     from dreamjax.evaluation import drivers
+    from dreamjax.training import compile_cache
 
+    compile_cache.use("auto")
     given = options.get("data") or options.get("probe_data")
     _check_folders(workdir, "target.folder", *(() if given else ("data.path", "data.folder")), instead="--data SHARDS")
     return drivers.evaluate(str(workdir), measure, **options)

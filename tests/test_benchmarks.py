@@ -266,7 +266,7 @@ def test_gpu_samples_the_same_latents_on_both_sides(monkeypatch):
     from gpu import unet_sampling
 
     work = unet_sampling.Work(smoke=True, batch=2)
-    params = unet_sampling._params(work.sizes)
+    params = generate.our_params(work.sizes)
     sampler = generate.our_sampler(work.sizes, 4, params)
     ours = np.asarray(sampler.compiled(*sampler.args))
     model, device = diffusion_models.theirs(work.sizes, compiled=False, twin=True)

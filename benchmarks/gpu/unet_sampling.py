@@ -24,7 +24,7 @@ class Work:
 
     def ours(self) -> work.Ours:
         at = work.device()
-        sampler = generate.our_sampler(self.sizes, self.steps, _params(self.sizes), at, work.options(at))
+        sampler = generate.our_sampler(self.sizes, self.steps, generate.our_params(self.sizes), at, work.options(at))
         return work.Ours(sampler.run, sampler.compiled, sampler.compile_s, work.count(sampler.args[0]))
 
     def flops(self) -> float:
@@ -38,7 +38,7 @@ class Work:
         for dtype, at in ((self.dtype, work.device()), ("float32", jax.devices("cpu")[0])):
             sizes = replace(self.small, dtype=dtype)
             with jax.default_device(at):
-                sampler = generate.our_sampler(sizes, CHECKED, _params(sizes), at, work.options(at))
+                sampler = generate.our_sampler(sizes, CHECKED, generate.our_params(sizes), at, work.options(at))
             seen.append(np.asarray(sampler.compiled(*sampler.args)))
         return {"latents": work.relative(*seen)}
 
@@ -49,11 +49,6 @@ class Work:
         model.eval().to(getattr(torch, self.dtype))
         step = torch_sampler(model, device, self.sizes, self.steps)
         return work.Theirs(step, sum(p.numel() for p in model.parameters()))
-
-
-def _params(sizes: models.Sizes) -> Any:
-    network, arguments = models.ours(sizes)
-    return generate.in_compute_type(sizes, work.drawn(network.shapes(arguments)))
 
 
 def torch_sampler(model: Any, device: Any, sizes: models.Sizes, steps: int) -> Any:

@@ -98,26 +98,9 @@ def filled(task: Any, *prefixes: str) -> Any:
 
     class Filled(type(task)):
         def weights(self) -> Any:
-            return dict.fromkeys(prefixes, drawn)
+            return dict.fromkeys(prefixes, common.drawn)
 
     return Filled(task.config)
-
-
-def drawn(shapes: Any) -> Any:
-    """Return random kernels of variance 1 / inputs, norms that change nothing, and small other parameters."""
-    import jax
-
-    rng = np.random.default_rng(0)
-
-    def one(path: Any, leaf: Any) -> np.ndarray:
-        name = str(path[-1].key)
-        if name in ("bias", "scale"):
-            return np.full(leaf.shape, float(name == "scale"), np.float32)
-        convolution = leaf.ndim == 4  # others have an axis of layers before (inputs, outputs)
-        inputs = np.prod(leaf.shape[:-1] if convolution else leaf.shape[-2:-1]) if name == "kernel" else 2500
-        return rng.standard_normal(leaf.shape, np.float32) / np.float32(np.sqrt(inputs))
-
-    return jax.tree_util.tree_map_with_path(one, shapes)
 
 
 def compared(make: Callable[[str], Sides], dtype: str) -> dict[str, float]:

@@ -40,15 +40,10 @@ def make_one_per_core(
         state = jax.eval_shape(lambda: init(jax.random.key(0)))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if hasattr(leaf.dtype, "itemsize"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    count = choose(config, batch_size, microbatches, size, _cores(), memory)
+    count = choose(config, batch_size, microbatches, size, environment.cores(), memory)
     if count > 1 and not xla_bridge.backends_are_initialized():
         log.debug("%d CPU devices, one per core", count)
         jax.config.update("jax_num_cpu_devices", count)
-
-
-def _cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose(config: MeshConfig, batch_size: int, microbatches: int, state: int, cores: int, memory: int) -> int:

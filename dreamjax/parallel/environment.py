@@ -38,6 +38,11 @@ def end_with_parent() -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def target_platform(mesh: "AnyMesh | None" = None) -> str:
     """Return cpu, gpu or tpu: the platform of `mesh`, by default the one that the program being traced is for.
 

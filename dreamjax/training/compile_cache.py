@@ -14,6 +14,7 @@ from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.storage import paths
 
+SHORTEST = 0.2  # s of compiling, from which a program is kept: the text encoder takes one second
 HITS, ASKED = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/compile_requests_use_cache"
 _counts = dict.fromkeys((HITS, ASKED), 0)
 
@@ -41,11 +42,18 @@ def use(where: str) -> None:
         except OSError:
             return  # nothing can be kept there
     jax.config.update("jax_compilation_cache_dir", where)
+    keep_from(SHORTEST)
 
 
 def keep_all() -> None:
-    """Keep also programs that compile within a second: a sweep of small models has many."""
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    """Keep every program, however short it compiles: a sweep of small models has many."""
+    keep_from(0)
+
+
+def keep_from(seconds: float) -> None:
+    """Keep programs that compile that long or longer, where shorter ones are not kept already."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    jax.config.update(name, min(seconds, getattr(jax.config, name)))
 
 
 def counts() -> dict[str, int]:

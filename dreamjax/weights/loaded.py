@@ -1,6 +1,7 @@
 """Published networks with their weights, streamed from files onto the devices of a mesh, one leaf after another."""
 
 import gc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,27 +22,45 @@ from dreamjax.weights.config_json import Config, class_of
 from dreamjax.weights.networks import Network
 from dreamjax.weights.table import PyTree, Table, Tensors
 
+ALIGNMENT = 64  # bytes: an array of the host that begins at a multiple is a CPU device's buffer without a copy
 
-def source(table: Table, tensors: Tensors, source_name: str, whole: PyTree | None = None) -> Callable[[PyTree], PyTree]:
+
+def source(
+    table: Table,
+    tensors: Tensors,
+    source_name: str,
+    whole: PyTree | None = None,
+    empty: Callable[..., np.ndarray] = np.empty,
+) -> Callable[[PyTree], PyTree]:
     """Return a function that fills a network's parameters from `tensors` (see `weight_files.open_weights`).
 
     It has the type of `Task.weights`: abstract parameters (nested dicts of ShapeDtypeStruct with shardings) → arrays of
     those shapes, types and shardings; a leaf without a sharding goes to the first device, and every process fills the
     shards of its own devices. `whole`: the parameters that `tensors` should fit, where only a part is filled.
-    `source_name`: what errors call the weights. Raises WeightMismatch as `Table.leaves`.
+    `source_name`: what errors call the weights. `empty`: `aligned_empty` where no program overwrites (donates) the
+    arrays, which would then copy them all at once. Raises WeightMismatch as `Table.leaves`.
 
-    The host holds one leaf, complete and in its final type, and the tensor that is read into it: beyond the arrays
-    themselves it needs about twice the largest leaf, however large the checkpoint is.
+    The host holds one leaf, complete and in its final type, and blocks of the tensor that is read into it, or (not from
+    safetensors) all of it: beyond the arrays themselves at most about twice the largest leaf, however large the
+    checkpoint is.
     """
 
     def fill(abstract: PyTree) -> PyTree:
         leaves, filled = named_leaves(abstract), {}
-        for path, array in table.leaves(tensors, abstract, source_name, whole):
+        for path, array in table.leaves(tensors, abstract, source_name, whole, empty):
             filled[path] = _on_devices(array, leaves[path].sharding)
             del array  # the next leaf is made before this name is taken again
         return like(abstract, filled)
 
     return fill
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Return an array like `np.empty`, which a CPU device shares instead of copying it."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _on_devices(array: np.ndarray, place: Sharding | None) -> jax.Array:
@@ -110,7 +129,7 @@ def filled(network: Network, arguments: Config, tensors: Tensors, source_name: s
     """Return a network with weights streamed onto `mesh`; matrices are kept in the type that it computes in."""
     config_json.check_counts(arguments, [tuple(tensor.shape) for tensor in tensors.values()], source_name)
     abstract = placed(network.shapes(arguments), mesh, arguments.get("dtype", jnp.float32))
-    return LoadedNetwork(network, arguments, source(network.table, tensors, source_name)(abstract))
+    return LoadedNetwork(network, arguments, source(network.table, tensors, source_name, empty=aligned_empty)(abstract))
 
 
 def placed(shapes: PyTree, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> PyTree:

@@ -11,18 +11,23 @@ An index in both names is a part of both; an index in PyTorch's name only is a l
 letter stands for a name, which both have.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dreamjax.errors import UserError
+from dreamjax.parallel import environment
 from dreamjax.parallel.tree_paths import PyTree, named_leaves, nested
-from dreamjax.storage.checkpoint_files.safetensors_files import Tensor
+from dreamjax.storage.checkpoint_files.safetensors_files import SafetensorsTensor, Tensor
 
 Tensors = Mapping[str, Tensor]
+BLOCK = 64  # rows of a tensor, read and transposed at once: both sides then stay in the cache
+SMALL = 1 << 16  # numbers, up to which a tensor is one block
 
 
 class WeightMismatch(UserError):
@@ -121,12 +126,18 @@ class Table:
         return renamed
 
     def leaves(
-        self, tensors: Tensors, like: PyTree, source: str = "checkpoint", whole: PyTree | None = None
+        self,
+        tensors: Tensors,
+        like: PyTree,
+        source: str = "checkpoint",
+        whole: PyTree | None = None,
+        empty: Callable[..., np.ndarray] = np.empty,
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (path, array) of every leaf of `like`, one after another.
 
-        `whole`: the tree that `tensors` should fit, where `like` is a part of it. Each tensor is read once. Raises
-        WeightMismatch, before the first is read, with every missing, extra and misshapen tensor.
+        `whole`: the tree that `tensors` should fit, where `like` is a part of it. `empty`: allocates an array. Each
+        tensor is read once. Raises WeightMismatch, before the first is read, with every missing, extra and misshapen
+        tensor.
         """
         tensors, slots = self.named(tensors), self.slots(like if whole is None else whole)
         missing, extra, misshapen = differences(slots, tensors)
@@ -135,13 +146,12 @@ class Table:
         within: dict[str, list[str]] = {}
         for name, slot in slots.items():
             within.setdefault(slot.path, []).append(name)
-        for path, leaf in named_leaves(like).items():
-            array = np.empty(leaf.shape, leaf.dtype)
-            for name in within[path]:
-                slot = slots[name]
-                # without a name of its own, which would hold this tensor while the next is read
-                array[slot.index] = slot.transform.to_dreamjax(np.asarray(tensors[name]).reshape(slot.shape))
-            yield path, array
+        with ThreadPoolExecutor(environment.cores()) as threads:
+            for path, leaf in named_leaves(like).items():
+                array = empty(leaf.shape, leaf.dtype)
+                for name in within[path]:
+                    _copy(array, slots[name], tensors[name], threads)
+                yield path, array
 
     def to_dreamjax(self, tensors: Tensors, like: PyTree, source: str = "checkpoint") -> PyTree:
         """Return NumPy arrays in a tree like `like` (nested dicts of arrays or shapes), with the values of `tensors`.
@@ -157,6 +167,23 @@ class Table:
             name: np.ascontiguousarray(slot.transform.to_torch(leaves[slot.path][slot.index])).reshape(slot.shape)
             for name, slot in self.slots(params).items()
         }
+
+
+def _copy(array: np.ndarray, slot: TensorSlot, tensor: Tensor, threads: ThreadPoolExecutor) -> None:
+    """Store a tensor in its slot: transposed block by block, which takes less than half of the time of all at once."""
+    shape, transform = slot.shape, slot.transform
+    if math.prod(shape) <= SMALL or transform.ones or transform.axes(len(shape))[-1] != 0:
+        array[slot.index] = transform.to_dreamjax(np.asarray(tensor).reshape(shape))
+        return
+    rows = tensor.rows if isinstance(tensor, SafetensorsTensor) else np.asarray(tensor).__getitem__
+    target = array[slot.index]
+
+    def block(start: int) -> None:
+        part = rows(slice(start, start + BLOCK))
+        target[..., start : start + BLOCK] = transform.to_dreamjax(part.reshape(-1, *shape[1:]))
+
+    block(0)  # alone: where the file is in an object store, the first read fetches it
+    list(threads.map(block, range(BLOCK, shape[0], BLOCK)))
 
 
 def differences(

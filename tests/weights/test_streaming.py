@@ -14,7 +14,7 @@ import pytest
 from dreamjax.parallel.tree_paths import named_leaves
 from dreamjax.training.program import stream_in
 from dreamjax.training.task import State
-from dreamjax.weights.loaded import source
+from dreamjax.weights.loaded import aligned_empty, source
 from dreamjax.weights.table import WeightMismatch
 from dreamjax.weights.weight_files import open_weights, write_safetensors
 from tests.conftest import REPOSITORY
@@ -46,6 +46,29 @@ def test_every_leaf_arrives_in_its_place(folder):
         assert found[path].sharding == named_leaves(abstract)[path].sharding
     split = found["head/kernel"]
     assert {shard.data.shape for shard in split.addressable_shards} == {(64, 128)}
+
+
+@pytest.mark.parametrize("from_files", [True, False])
+def test_reads_large_tensors_block_by_block(from_files, tmp_path):
+    wanted = values(width=160)  # blocks of 64 rows do not divide it
+    tensors = TABLE.to_torch(wanted)
+    if from_files:
+        write_safetensors(tmp_path, "model", tensors)
+        tensors = open_weights(tmp_path)
+    leaves = dict(TABLE.leaves(tensors, shapes(DEPTH, 160)))
+    for path, leaf in named_leaves(wanted).items():
+        assert np.array_equal(leaves[path], leaf), path
+
+
+def test_cpu_shares_the_memory_of_weights_and_holds_them_once():
+    hosts = []
+
+    def empty(shape, dtype):
+        hosts.append(aligned_empty(shape, dtype))
+        return hosts[-1]
+
+    arrays = jax.tree.leaves(source(TABLE, TABLE.to_torch(values()), "small", empty=empty)(shapes(DEPTH, WIDTH)))
+    assert sorted(array.unsafe_buffer_pointer() for array in arrays) == sorted(host.ctypes.data for host in hosts)
 
 
 @pytest.mark.parametrize("kind", [np.float32, ml_dtypes.bfloat16, np.float16])
@@ -96,7 +119,7 @@ from pathlib import Path
 import jax, numpy as np
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
 from dreamjax.weights.weight_files import open_weights
-from dreamjax.weights.loaded import source
+from dreamjax.weights.loaded import aligned_empty, source
 from dreamjax.parallel.tree_paths import named_leaves
 from tests.weights.streaming_child import TABLE, placed, shapes
 found = named_leaves(source(TABLE, open_weights(sys.argv[1]), "small")(placed(shapes(2, 64))))

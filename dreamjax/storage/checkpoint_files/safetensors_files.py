@@ -59,6 +59,14 @@ class SafetensorsTensor:
             self.file.read_into(array, self.start)
         return array
 
+    def rows(self, which: slice) -> np.ndarray:
+        """Read consecutive rows of the leading axis."""
+        start, stop, _ = which.indices(self.shape[0])
+        array = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        if array.size:
+            self.file.read_into(array, self.start + start * (self.nbytes // self.shape[0]))
+        return array
+
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return self.numpy().astype(dtype or self.dtype, copy=False)
 
