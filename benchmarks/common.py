@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
-CORES = len(os.sched_getaffinity(0))
+from dreamjax.parallel import environment
+
+CORES = environment.cores()
 Step = Callable[[int], None]  # run this many steps and wait
 Timed = Callable[[int], tuple[float, float]]  # the same; wall and CPU seconds of all of them
 Times = dict[str, list[tuple[float, float]]]  # contestant → (wall, CPU) seconds per step of every round
@@ -250,7 +252,7 @@ def matrix_product_rate(dtype: str, size: int) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------ dreamjax
-def drawn(shapes: Any) -> Any:
+def random_params(shapes: Any) -> Any:
     """Return random kernels of variance 1 / inputs, norms that change nothing, and small other parameters."""
     import jax
 

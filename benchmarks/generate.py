@@ -41,11 +41,11 @@ class Sampler:
 def our_params(sizes: models.Sizes) -> Any:
     """Return random parameters, drawn on the host.
 
-    A program that draws them compiles longer than the network, and its temporary arrays, 0.8 of the parameters' size,
-    were this process's peak memory. Nobody who generates images runs one: their weights come from files.
+    Users load weights from files. A program that draws them compiles longer than the network, and its temporary arrays
+    are 0.8 of the parameters' size.
     """
     network, arguments = models.ours(sizes)
-    return in_compute_type(sizes, common.drawn(network.shapes(arguments)))
+    return in_compute_type(sizes, common.random_params(network.shapes(arguments)))
 
 
 def in_compute_type(sizes: models.Sizes, params: Any) -> Any:

@@ -10,10 +10,10 @@ leaves most of it out). The exponent p is that of
 
     seconds = fixed + factor · size^p,   fixed ≥ 0,
 
-by least squares of relative errors, so that a fixed cost does not hide the growth. Its interval is that of the middle
-95 % of fits to rounds drawn with replacement. `operations`: the same fit to the counted floating-point operations,
-where the work is a network's: what of the exponent is in the definition. A table goes to stderr, with the reason for
-every exponent above 1.1.
+by least squares of relative errors, so that a fixed cost does not hide the growth. Its range is that of the middle 95 %
+of fits to rounds drawn with replacement; of a few rounds that is narrower than a confidence interval. `operations`: the
+same fit to the counted floating-point operations of a network, which is the growth that its definition implies. A table
+goes to stderr, with the reason for every exponent above 1.1.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from common import say, timed
 from growth_axes import Axis, Work, axes
 
 TURN_S = 0.1  # of steps, at least, in one turn
-DRAWS = 200  # of rounds, for intervals
+DRAWS = 200  # of rounds, for ranges
 EXPONENTS = np.linspace(0, 3, 301)
 LINEAR = 1.1  # exponents up to here count as linear
 NOT_GROWN = 1.3  # a largest size that takes less than this many times the smallest has no exponent
@@ -52,7 +52,7 @@ def fit(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
 
 
 def law(sizes: Sequence[int], rounds: Sequence[Mapping[int, float]]) -> dict[str, Any]:
-    """Return the seconds of every size, and their exponent with its interval. `rounds`: size → seconds of each."""
+    """Return the seconds of every size, and their exponent with its range. `rounds`: size → seconds of each."""
     taken = np.array([[one[size] for size in sizes] for one in rounds])
     least = taken.min(0)
     result: dict[str, Any] = {"seconds": {size: float(f"{s:.4g}") for size, s in zip(sizes, least, strict=True)}}
@@ -61,8 +61,8 @@ def law(sizes: Sequence[int], rounds: Sequence[Mapping[int, float]]) -> dict[str
     exponent, fixed = fit(sizes, least.tolist())
     drawn = np.random.default_rng(0).integers(0, len(taken), (DRAWS, len(taken)))
     low, high = np.quantile([fit(sizes, taken[draw].min(0).tolist())[0] for draw in drawn], [0.025, 0.975])
-    interval = [round(float(bound), 2) for bound in (low, high)]
-    return result | {"exponent": round(exponent, 2), "interval": interval, "fixed_s": float(f"{fixed:.3g}")}
+    ends = [round(float(end), 2) for end in (low, high)]
+    return result | {"exponent": round(exponent, 2), "range": ends, "fixed_s": float(f"{fixed:.3g}")}
 
 
 def measured(axis: Axis, sizes: Sequence[int], rounds: int, folder: Path, *, cpu: bool) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def measured(axis: Axis, sizes: Sequence[int], rounds: int, folder: Path, *, cpu
     for size in sizes:
         for name, make in axis.contestants.items():
             work = make(size, folder)
-            first = seconds(work, 1)
-            first = first if first > TURN_S else seconds(work, 1)  # without what only the first one does
-            turns[name, size] = work, max(1, math.ceil(TURN_S / first))
+            if axis.rounds is None:
+                seconds(work, 1)  # with one-off work, such as compiling
+            turns[name, size] = work, max(1, math.ceil(TURN_S / seconds(work, 1)))
     rounds = min(rounds, axis.rounds or rounds)
     taken: dict[str, list[dict[int, float]]] = {name: [{} for _ in range(rounds)] for name in axis.contestants}
     for i in range(rounds):
@@ -97,14 +97,14 @@ def measured(axis: Axis, sizes: Sequence[int], rounds: int, folder: Path, *, cpu
 
 def table(results: Mapping[str, Mapping[str, Any]], known: Mapping[str, Axis]) -> list[str]:
     """Return the rows of the table, in Markdown."""
-    rows = ["| what, size | sizes | seconds | exponent (95 %) | operations | peer's seconds | its exponent (95 %) |"]
+    rows = ["| what, size | sizes | seconds | exponent (range) | operations | peer's seconds | its exponent (range) |"]
     rows.append("|---|---|---|---|---|---|---|")
     for name, result in results.items():
         laws = [result[contestant] for contestant in known[name].contestants]
         cells = []
         for one in laws:
             times = list(one["seconds"].values())
-            power = "no growth" if one["exponent"] is None else f"{one['exponent']:.2f} ({_range(one['interval'])})"
+            power = "no growth" if one["exponent"] is None else f"{one['exponent']:.2f} ({_range(one['range'])})"
             cells.append((f"{times[0]:.2g} to {times[-1]:.2g}", power))
         sizes = list(laws[0]["seconds"])
         counted = result.get("operations", {}).get("exponent", "")
@@ -114,8 +114,8 @@ def table(results: Mapping[str, Mapping[str, Any]], known: Mapping[str, Axis]) -
     return rows
 
 
-def _range(interval: Sequence[float]) -> str:
-    return " to ".join(f"{bound:.2f}" for bound in interval)
+def _range(ends: Sequence[float]) -> str:
+    return " to ".join(f"{end:.2f}" for end in ends)
 
 
 def reasons(results: Mapping[str, Mapping[str, Any]], known: Mapping[str, Axis]) -> list[str]:

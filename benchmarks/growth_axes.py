@@ -95,7 +95,7 @@ CHANNELS, RATE = ("Fp1", "Fp2", "C3", "C4", "P3", "P4", "O1", "O2"), 256
 
 
 def write_recording(path: Path, seconds: int, seed: int) -> None:
-    """Write 1/f noise of 8 electrodes as an EDF file."""
+    """Write a random walk of 8 electrodes as an EDF file."""
     import edfio
 
     rng = np.random.default_rng(seed)

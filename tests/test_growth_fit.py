@@ -23,12 +23,12 @@ def test_a_fixed_cost_does_not_hide_the_growth(growth, exponent, fixed):
     assert growth.fit(SIZES, seconds) == pytest.approx((exponent, fixed), abs=0.01)
 
 
-def test_the_interval_is_of_rounds_and_holds_the_exponent(growth):
+def test_the_range_is_of_rounds_and_holds_the_exponent(growth):
     """Other work on the machine only adds seconds; times that do not grow have no exponent."""
     rng = np.random.default_rng(0)
     rounds = [{size: (1 + 2 * size) * (1 + 0.1 * rng.exponential()) for size in SIZES} for _ in range(7)]
     law = growth.law(SIZES, rounds)
-    low, high = law["interval"]
+    low, high = law["range"]
     assert low <= law["exponent"] <= high
     assert 0.7 < low < 1.1
     assert 0.9 < high < 1.3

@@ -98,7 +98,7 @@ def filled(task: Any, *prefixes: str) -> Any:
 
     class Filled(type(task)):
         def weights(self) -> Any:
-            return dict.fromkeys(prefixes, common.drawn)
+            return dict.fromkeys(prefixes, common.random_params)
 
     return Filled(task.config)
 

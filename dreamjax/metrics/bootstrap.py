@@ -120,12 +120,13 @@ def interval(
     draws: int = DRAWS,
     seed: int = 0,
     level: float = LEVEL,
-    of_sums: bool = False,
+    additive: bool = False,
 ) -> Interval:
     """Return the statistic with its interval: bootstrap over clusters, or jackknife and Student's t if wider.
 
-    `of_sums`: the statistic depends on the sums over clusters alone, so that one is left out by a subtraction and the
-    time does not grow with the square of their number.
+    `additive`: the statistic depends on the sums over clusters alone, so each cluster is left out by a subtraction, in
+    linear time. Rows have to be of similar size, as scores in [0, 1] are: a sum loses what is far below its largest
+    row.
     """
     rows = np.asarray(rows, np.float64)
     rows = rows[:, None] if rows.ndim == 1 else rows
@@ -133,7 +134,7 @@ def interval(
     estimate = float(statistic(rows)) if n else math.nan
     if n < 2 or not math.isfinite(estimate):
         return Interval(estimate, math.nan, math.nan, n, level)
-    left_out = statistic((rows.sum(0) - rows)[:, None]) if of_sums else jackknife(rows, statistic)
+    left_out = statistic((rows.sum(0) - rows)[:, None]) if additive else jackknife(rows, statistic)
     if n < ALIKE and np.ptp(left_out) <= TINY * max(1.0, abs(estimate)):
         return Interval(estimate, math.nan, math.nan, n, level)
     to, back = LINKS[link]
@@ -150,7 +151,7 @@ def clustered(values_n: Float[np.ndarray, "n"], cluster_n: np.ndarray) -> Interv
         return Interval(math.nan, math.nan, math.nan, 0)
     _, place = np.unique(np.asarray(cluster_n)[known], return_inverse=True)
     sums = np.stack([np.bincount(place, np.asarray(values_n)[known]), np.bincount(place)], axis=1)
-    return interval(sums, lambda rows: rows[..., 0].sum(-1) / rows[..., 1].sum(-1), of_sums=True)
+    return interval(sums, lambda rows: rows[..., 0].sum(-1) / rows[..., 1].sum(-1), additive=True)
 
 
 def _jackknife_error(left_out: Float[np.ndarray, "clusters"]) -> float:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh
 from jax.stages import Compiled
 
 from dreamjax.console import log
@@ -172,7 +172,8 @@ def plan(
         with ahead.unattached(pod):
             result = _compiled(job, pod, effort, largest=per_chip == "auto")
     else:
-        result = _counted(job, pod, AbstractMesh(sizes, meshes.AXES))
+        device = AbstractDevice(pod.chip.name, None, "tpu" if pod.is_tpu else "cuda")
+        result = _counted(job, pod, AbstractMesh(sizes, meshes.AXES, abstract_device=device))
     return replace(result, scaling=_weak(result, smaller, effort)) if scaling else result
 
 

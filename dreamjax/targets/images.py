@@ -7,7 +7,6 @@
 Which image global example number i is follows from (seed, i) alone (`signals.datasets.examples`).
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from jaxtyping import Float, Int, UInt8
 
 from dreamjax.config import check_seed
 from dreamjax.errors import UserError
+from dreamjax.parallel import environment
 from dreamjax.signals.datasets import rng
 from dreamjax.signals.datasets.examples import Examples, Rows
 from dreamjax.storage import image_files
@@ -30,7 +30,7 @@ from dreamjax.targets.preprocessing import BICUBIC, LANCZOS, Preprocessing
 Encode = Callable[[Sequence[str]], Int[np.ndarray, "B T"]]  # such as a `tokens.Tokenizer`
 AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 FILTERS = {"bicubic": BICUBIC, "lanczos": LANCZOS}
-THREADS = min(16, os.cpu_count() or 1)  # Pillow decodes without Python's lock
+THREADS = min(16, environment.cores())  # Pillow decodes without Python's lock
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.storage import paths
 
-SHORTEST = 0.2  # s of compiling, from which a program is kept: the text encoder takes one second
+SHORTEST_S = 0.2  # programs that take longer to compile are kept: the text encoder takes one second
+SHORTEST = "jax_persistent_cache_min_compile_time_secs"
 HITS, ASKED = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/compile_requests_use_cache"
 _counts = dict.fromkeys((HITS, ASKED), 0)
 
@@ -29,7 +30,10 @@ jax.monitoring.register_event_listener(_note)
 
 def use(where: str) -> None:
     """Keep compiled programs in the folder `where` (auto: the default one); $JAX_COMPILATION_CACHE_DIR overrides it."""
-    if not where or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    if not where:
+        return
+    keep_from(SHORTEST_S)
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     if where == "auto":
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -42,7 +46,6 @@ def use(where: str) -> None:
         except OSError:
             return  # nothing can be kept there
     jax.config.update("jax_compilation_cache_dir", where)
-    keep_from(SHORTEST)
 
 
 def keep_all() -> None:
@@ -51,9 +54,9 @@ def keep_all() -> None:
 
 
 def keep_from(seconds: float) -> None:
-    """Keep programs that compile that long or longer, where shorter ones are not kept already."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    jax.config.update(name, min(seconds, getattr(jax.config, name)))
+    """Keep programs that compile that long or longer, without raising a lower threshold or one of the environment."""
+    if SHORTEST.upper() not in os.environ:
+        jax.config.update(SHORTEST, min(seconds, getattr(jax.config, SHORTEST)))
 
 
 def counts() -> dict[str, int]:

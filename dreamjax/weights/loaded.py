@@ -37,8 +37,8 @@ def source(
     It has the type of `Task.weights`: abstract parameters (nested dicts of ShapeDtypeStruct with shardings) → arrays of
     those shapes, types and shardings; a leaf without a sharding goes to the first device, and every process fills the
     shards of its own devices. `whole`: the parameters that `tensors` should fit, where only a part is filled.
-    `source_name`: what errors call the weights. `empty`: `aligned_empty` where no program overwrites (donates) the
-    arrays, which would then copy them all at once. Raises WeightMismatch as `Table.leaves`.
+    `source_name`: what errors call the weights. `empty`: use `aligned_empty` only for arrays that are
+    never donated: donating a shared array copies it. Raises WeightMismatch as `Table.leaves`.
 
     The host holds one leaf, complete and in its final type, and blocks of the tensor that is read into it, or (not from
     safetensors) all of it: beyond the arrays themselves at most about twice the largest leaf, however large the
@@ -56,7 +56,7 @@ def source(
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """Return an array like `np.empty`, which a CPU device shares instead of copying it."""
+    """Return an uninitialised array that is aligned, so that a CPU device can use it without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT

@@ -26,7 +26,7 @@ def test_the_jackknife_error_of_a_mean_is_the_standard_error(skewed):
     assert bootstrap.interval(skewed).error == pytest.approx(stats.sem(skewed), rel=1e-12)
 
 
-def test_a_statistic_of_sums_is_left_out_by_subtraction():
+def test_a_statistic_additive_is_left_out_by_subtraction():
     """The same interval, and no number is given to the statistic as often as there are clusters."""
     rows, given = np.random.default_rng(0).gamma(2, size=(300, 2)), []
 
@@ -36,7 +36,7 @@ def test_a_statistic_of_sums_is_left_out_by_subtraction():
 
     slow = bootstrap.interval(rows, ratio, draws=10)
     quadratic, given[:] = sum(given), []
-    fast = bootstrap.interval(rows, ratio, draws=10, of_sums=True)
+    fast = bootstrap.interval(rows, ratio, draws=10, additive=True)
     assert sum(given) <= 13 * rows.size < quadratic / 20
     assert [fast.low, fast.high, fast.error] == pytest.approx([slow.low, slow.high, slow.error], rel=1e-9)
     means = bootstrap.clustered(rows[:, 0], np.arange(300))

@@ -69,6 +69,8 @@ def test_cpu_shares_the_memory_of_weights_and_holds_them_once():
 
     arrays = jax.tree.leaves(source(TABLE, TABLE.to_torch(values()), "small", empty=empty)(shapes(DEPTH, WIDTH)))
     assert sorted(array.unsafe_buffer_pointer() for array in arrays) == sorted(host.ctypes.data for host in hosts)
+    askew = aligned_empty((1025,), np.float32)[1:]  # as NumPy's own arrays are
+    assert jax.device_put(askew).unsafe_buffer_pointer() != askew.ctypes.data
 
 
 @pytest.mark.parametrize("kind", [np.float32, ml_dtypes.bfloat16, np.float16])
@@ -119,7 +121,7 @@ from pathlib import Path
 import jax, numpy as np
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
 from dreamjax.weights.weight_files import open_weights
-from dreamjax.weights.loaded import aligned_empty, source
+from dreamjax.weights.loaded import source
 from dreamjax.parallel.tree_paths import named_leaves
 from tests.weights.streaming_child import TABLE, placed, shapes
 found = named_leaves(source(TABLE, open_weights(sys.argv[1]), "small")(placed(shapes(2, 64))))

@@ -28,7 +28,7 @@ AT_ONCE = 16  # windows
 RATE_HZ = 100.0  # signals are averaged down to this or a little more
 MATCHES = 6
 COMMON = 100  # recordings; a pattern in more than these is ignored
-COMPARED = 1 << 16  # patterns that are compared with all others at once
+COMPARED = 1 << 16  # patterns per block, which bounds the memory
 
 
 class Sketch:

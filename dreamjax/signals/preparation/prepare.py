@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dreamjax.console import log, progress
 from dreamjax.errors import UserError
 from dreamjax.interruption import interruptible
+from dreamjax.parallel import environment
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation import convert, dataset_folder, incremental, inputs, parts, quality_report, workers
 from dreamjax.signals.preparation.convert_trials import TrialSettings
@@ -188,7 +189,7 @@ class _Preparation:
         self.out = out
         self.name = dataset_folder.dataset_name(out, options.name)
         self.final, self.local = dataset_folder.places_of(out)
-        self.workers = options.workers if options.workers is not None else os.cpu_count() or 1
+        self.workers = options.workers if options.workers is not None else environment.cores()
 
     def existing(self) -> JsonDict | None:
         """Return the dataset.json of the output, or None where there is none.

@@ -9,7 +9,6 @@ null.
 import dataclasses
 import io
 import json
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +17,7 @@ from etils import epath
 from jaxtyping import Float
 
 from dreamjax.errors import require
+from dreamjax.parallel import environment
 from dreamjax.signals.simulation import sources
 from dreamjax.signals.simulation.head import REFERENCE
 from dreamjax.signals.simulation.stimuli import Stimulus, classes_of, feature_table, image_set, new_set, write_images
@@ -45,7 +45,7 @@ def simulate(out: epath.PathLike, settings: SimulationSettings) -> JsonDict:
             simulated = simulate_subject(settings, subject, images)
             return write_subject(root, settings, simulated, images), simulated.truth
 
-        with ThreadPoolExecutor(min(settings.subjects, os.cpu_count() or 1)) as pool:  # NumPy's FFTs release the lock
+        with ThreadPoolExecutor(min(settings.subjects, environment.cores())) as pool:  # NumPy's FFTs release the lock
             written = list(pool.map(one, range(settings.subjects)))
         subjects = [{"file": file, **truth} for file, truth in written]
         write_dataset_files(root, settings, [s["subject"] for s in subjects])

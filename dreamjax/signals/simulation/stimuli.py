@@ -1,7 +1,6 @@
 """The images that simulated subjects see: one shape per class, drawn at some place, in some size and colour."""
 
 import colorsys
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from dreamjax.errors import UserError
+from dreamjax.parallel import environment
 from dreamjax.storage import atomic, image_files, locks, presence
 
 # Which points of the shape's own plane (u right, v up, about -1 … 1) belong to it. The first ten differ coarsely: in
@@ -102,7 +102,7 @@ def draw(image: Stimulus, pixels: int = PIXELS) -> UInt8[np.ndarray, "height wid
 def write_images(images: tuple[Stimulus, ...], folder: epath.Path, pixels: int = PIXELS) -> None:
     """Write one PNG file per image."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(environment.cores()) as pool:
         list(pool.map(lambda image: image_files.write_png(folder / image.file, draw(image, pixels)), images))
 
 

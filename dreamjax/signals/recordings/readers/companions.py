@@ -52,7 +52,7 @@ def missing(source: Source) -> list[str]:
         lost = marker_file and not (path.parent / os.path.basename(marker_file)).is_file()
         return ["the marker file that the header names is missing: no events and no discontinuities"] if lost else []
     if source.reader == "nihon":
-        there = {p.suffix.lower() for p in _folder(path).by_stem[path.stem]}
+        there = {p.suffix.lower() for p in _folder(path).by_stem.get(path.stem, ())}
         return [
             f"its {suffix} file is missing: {lost}" for suffix, lost in OF_NIHON.items() if suffix.lower() not in there
         ]
@@ -69,8 +69,13 @@ def _listed(folder: Path, stamp: int) -> "_Folder":
     return _Folder([p for p in folder.iterdir() if p.is_file()])
 
 
+def forget() -> None:
+    """List folders again: what a link points to may come without a change of its folder."""
+    _listed.cache_clear()
+
+
 class _Folder:
-    """The files of a folder, by what a recording knows of them."""
+    """The files of a folder, indexed by name, stem and kind."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
@@ -85,7 +90,7 @@ class _Folder:
 
     @cached_property
     def signals(self) -> "_Mentions":
-        """Return the .fdt files, which an EEGLAB file names."""
+        """Return the .fdt files, to which EEGLAB files refer by name."""
         return _Mentions([p for p in self.files if p.suffix.lower() == ".fdt"])
 
     @cached_property

@@ -17,7 +17,7 @@ from dreamjax.console import log
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
 from dreamjax.signals.recordings.identity import UNKNOWN
-from dreamjax.signals.recordings.readers import delimited, subjects
+from dreamjax.signals.recordings.readers import companions, delimited, subjects
 from dreamjax.signals.recordings.readers.bids import bids_root, licence_of
 from dreamjax.signals.recordings.readers.modalities import other_modality
 from dreamjax.signals.recordings.readers.numpy_array import sidecar_of
@@ -88,6 +88,7 @@ def find_sources(
     Raises:
       UserError: a path does not exist, or nothing under `paths` can be read.
     """
+    companions.forget()  # files may have been filled in since
     sources, ignored = survey(paths, dataset=dataset, licence=licence, subject_pattern=subject_pattern)
     alike = Counter(item.reason for item in ignored if not item.companion)
     for item in ignored:
@@ -97,9 +98,9 @@ def find_sources(
                 "%s: left out, %s%s", item.path, item.reason, f"; so are {count - 1} others" * (count > SHOWN_ALIKE)
             )
             alike[item.reason] = count if count <= SHOWN_ALIKE else 0
-    if companions := Counter(item.reason for item in ignored if item.companion):
-        kinds = ", ".join(f"{count} of kind: {reason}" for reason, count in companions.most_common(3))
-        log.info("%d companion and documentation files are not separate recordings (%s)", companions.total(), kinds)
+    if accompanying := Counter(item.reason for item in ignored if item.companion):
+        kinds = ", ".join(f"{count} of kind: {reason}" for reason, count in accompanying.most_common(3))
+        log.info("%d companion and documentation files are not separate recordings (%s)", accompanying.total(), kinds)
     if not sources:
         why = f" ({ignored[0].reason})" if len({item.reason for item in ignored}) == 1 else ""
         raise UserError(

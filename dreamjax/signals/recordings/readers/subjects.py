@@ -261,9 +261,9 @@ def _level_of_persons(recordings: Sequence[tuple[str, Sequence[str]]], given: bo
     return depth
 
 
-def _names(recordings: Sequence[tuple[str, Sequence[str]]], level: int, among: Collection[str]) -> dict[str, set[str]]:
-    """Return folder → the names of the files below it, of the folders `among` those of this level."""
-    names: dict[str, set[str]] = {folder: set() for folder in among}
+def _names(recordings: Sequence[tuple[str, Sequence[str]]], level: int, chosen: Collection[str]) -> dict[str, set[str]]:
+    """Return folder → the names of the files below it, for each of the chosen folders of this level."""
+    names: dict[str, set[str]] = {folder: set() for folder in chosen}
     for name, folders in recordings:
         if level < len(folders) and folders[level] in names:
             names[folders[level]].add(name)
