@@ -91,7 +91,7 @@ def stable_diffusion(small: bool) -> Backtest:
     """Its plan on 8 H200s; `small`: of a text-to-image system that learns shapes, on one."""
     pod = topologies.pod("h200-1" if small else "h200-8")
     path = "text_to_image_shapes.py" if small else "text_to_image_sd15_pod.py:pod=h200-8"
-    given = [] if small else ["model.architecture=sd21"]
+    given = [] if small else [("model.architecture", "sd21")]
     step = jobs.TrainingStep(config.load(str(CONFIGS / path), given, registry.schema_of))
     low, high = plan.plan(step, pod).outlook["examples_per_second"]
     what = "text to image" if small else "Stable Diffusion 2, 32 images on each of 8 H200s, images a second"
