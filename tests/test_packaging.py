@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 import dreamjax
 from dreamjax import errors
 
@@ -76,6 +78,7 @@ def test_each_optional_package_is_in_the_extra_that_its_error_names():
         assert package not in names(setup_arguments()["install_requires"])
 
 
+@pytest.mark.long
 def test_training_and_export_need_no_optional_package(tmp_path):
     from tests.support import make_shards
 

@@ -78,6 +78,7 @@ def test_export_finds_the_networks_of_a_run(moved, run, to):
     assert nothing_here()
 
 
+@pytest.mark.long
 def test_generate_finds_data_networks_and_banks(moved):
     before = sorted((moved / "banks").iterdir())
     words = ("--trials", "1", "--steps", "1", "--out", str(moved / "made/images"))
@@ -135,6 +136,7 @@ def test_reports_new_folders_given_for_what_is_not_a_run(moved, capsys):
     assert "nowhere" in message
 
 
+@pytest.mark.long
 def test_a_run_keeps_the_places_that_it_is_given(moved, capsys):
     run = str(moved / "runs/today")
     (moved / "shards").rename(moved / "new")

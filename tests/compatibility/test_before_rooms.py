@@ -293,7 +293,9 @@ def test_evaluate_images(expected):
     same(found, wanted)
 
 
-@pytest.mark.parametrize("run", ["masked_pretraining", *DIFFUSERS])
+@pytest.mark.parametrize(
+    "run", ["masked_pretraining", *(pytest.param(run, marks=pytest.mark.long) for run in DIFFUSERS)]
+)
 def test_export(run, expected):
     assert exported(run, "torch" if run == "masked_pretraining" else "diffusers") == expected["export"][run]
 

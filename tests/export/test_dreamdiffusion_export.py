@@ -224,6 +224,7 @@ def test_the_card_says_what_it_was_fitted_to_what_it_is_not_for_and_what_was_mea
     assert str(timed[0]) not in json.dumps(facts)
 
 
+@pytest.mark.long
 def test_an_imported_checkpoint_goes_out_again_without_guidance(tmp_path, monkeypatch, uncompared):
     monkeypatch.setattr(dreamdiffusion_export, "parity", lambda *_: {"eeg": np.zeros(1, np.float32)})
     _, _, state = generative.small(tmp_path / "checkpoint.pth")

@@ -67,6 +67,7 @@ def test_every_host_of_a_pod_reads_rows_of_its_own(topology, slices, mesh):
     assert sorted(row for own in sharding.rows_by_process(made, rows).values() for row in own) == list(range(rows))
 
 
+@pytest.mark.long
 @needs_compiler
 def test_a_small_step_compiles_and_sums_its_gradients_in_float32():
     """The whole step of the smallest U-Net on 16 chips; also on a mesh that cuts the pod's own axes."""

@@ -100,6 +100,7 @@ def test_sigterm_to_one_host_stops_both_at_the_same_saved_step(hosts, tmp_path):
         assert f"stopped and saved at step {step}; the same command continues" in error.read_text()
 
 
+@pytest.mark.long
 def test_a_lost_host_is_named_by_the_others(hosts):
     hosts.lose(1)
     started = time.monotonic()

@@ -77,7 +77,8 @@ def alone(found):
     return [trained(MaskedPretraining(config), config.seed, 8, mesh) for config in found]
 
 
-@pytest.mark.parametrize("devices", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4))])
+@pytest.mark.long
+@pytest.mark.parametrize("devices", [1, 2, 4])
 def test_runs_end_where_they_end_alone(found, alone, devices):
     """Parameters and averages to 1e-5 of their norm, losses to 1e-5; also with different runs on each device."""
     task = vectorised.Vectorised(tuple(map(MaskedPretraining, found)), tuple(found))

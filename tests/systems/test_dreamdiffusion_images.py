@@ -72,6 +72,7 @@ def test_interrupted_folder_continues_to_the_same_images(trained, tmp_path, caps
         folder.generate(trained[1], request, tmp_path / "theirs")
 
 
+@pytest.mark.long
 def test_generates_from_times_of_a_recording(config, trained, tmp_path, capsys):
     """Of a file that only the readers can open; what was seen is not known then."""
     from dreamjax.cli import main as cli

@@ -329,6 +329,7 @@ def test_reports_a_full_disk(tmp_path, small_disk):
     assert checkpoints.newest_intact(small_disk / "run" / "checkpoints") in range(5, 200, 5)
 
 
+@pytest.mark.long
 def test_training_continues_while_the_disk_is_full(tmp_path, small_disk):
     """No save and no line of a log goes through until there is room again; then both do, and no line is missing."""
     filler = small_disk / "filler"

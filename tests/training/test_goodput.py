@@ -81,6 +81,7 @@ def test_a_damaged_file_starts_from_zero(tmp_path, text):
     assert goodput.read(tmp_path / "goodput.json") == []
 
 
+@pytest.mark.long
 def test_a_killed_run_reports_its_lost_time(tmp_path):
     settings = {"steps": 1000, "checkpoint": CheckpointConfig(every=50)}
     task = Regression(stream=FormulaStream(delay=0.002))

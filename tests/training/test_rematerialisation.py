@@ -28,7 +28,8 @@ def temporaries(remat: str, scan_layers: bool) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("scan_layers", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("scan_layers", [True, False])
 def test_rematerialisation_frees_the_activations_of_a_block(scan_layers):
     """Eight blocks: their activations make most of the temporaries, and with remat those of one are there at a time."""
     assert temporaries("full", scan_layers) < 0.5 * temporaries("none", scan_layers)

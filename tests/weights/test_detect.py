@@ -42,7 +42,10 @@ def test_alexnet(side):
     assert (key, parity.report(run(model.features, ours), theirs) < 1e-5) == ("alexnet", True)
 
 
-@pytest.mark.parametrize(("fid", "classes", "key"), [(False, 1000, "inception"), (True, 1008, "fid")])
+@pytest.mark.parametrize(
+    ("fid", "classes", "key"),
+    [(False, 1000, "inception"), pytest.param(True, 1008, "fid", marks=pytest.mark.long)],
+)
 def test_inception(fid, classes, key):
     """The two differ in what their pools do with the border: each agrees with its own alone."""
     module = tv.randomise(tv.Inception(unit=1, classes=classes, fid=fid, aux=not fid))
@@ -64,6 +67,7 @@ def test_inception(fid, classes, key):
         assert parity.difference(mine["2048"], other(pixels)["2048"]) > 1e-3
 
 
+@pytest.mark.long
 def test_efficientnet():
     module = tv.randomise(tv.EfficientNetB1(unit=2, classes=5))
     ours, pixels = images((64, 75))

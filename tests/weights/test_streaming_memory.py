@@ -28,6 +28,7 @@ class Random:
         return np.random.default_rng(list(self.name.encode())).standard_normal(self.shape, np.float32)
 
 
+@pytest.mark.long
 def test_streaming_needs_less_extra_memory_than_the_largest_file(tmp_path):
     """256 MB or more in 3 shards onto 8 devices: peak above start and arrays ≤ 1.2 × the largest shard."""
     slots = TABLE.slots(shapes(DEPTH, WIDTH))
