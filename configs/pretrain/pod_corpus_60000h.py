@@ -12,8 +12,8 @@ of which scattered patches or spans of 250 ms, three quarters, are hidden; bfloa
 
 On H200s with 256 windows a GPU, fsdp 8 within a node:
 
-    pod=h200-8     compiled 35.64 of 98.49 GiB   predicted 178 to 256 ms a step, MFU 27 to 39 %; 83 to 120 GPU-hours
-    pod=h200-64    compiled 35.59 of 98.49 GiB   predicted 190 to 271 ms a step, MFU 26 to 37 %; 89 to 127 GPU-hours
+    pod=h200-8     compiled 31.80 of 98.49 GiB   predicted 138 to 192 ms a step, MFU 36 to 51 %; 65 to 90 GPU-hours
+    pod=h200-64    compiled 32.03 of 98.49 GiB   predicted 159 to 221 ms a step, MFU 32 to 44 %; 74 to 103 GPU-hours
 
 No public corpus has 60,000 hours, and nothing of this size was run by this project. The figures are those of
 `tests/recipes/corpus_60000h*.json`, which `make test-pods` holds.
@@ -41,6 +41,7 @@ def get_config(
     config.model.dim, config.model.depth, config.model.heads = 1536, 40, 24
     config.model.decoder_dim, config.model.decoder_depth, config.model.decoder_heads = 768, 8, 12
     config.optim.learning_rate, config.optim.warmup_steps = 3e-4, 1_000
+    config.model.scan_layers = not pod.startswith("h200")  # on GPUs the loop copies what the backward pass needs
     batch = BATCHES.get(pod, BATCH)
     config.train.batch_size, config.train.mesh.fsdp = batch, FSDP[pod]
     config.train.steps = WINDOWS * EPOCHS // batch if steps is None else steps
