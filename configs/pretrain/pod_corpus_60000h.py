@@ -10,10 +10,10 @@ of which scattered patches or spans of 250 ms, three quarters, are hidden; bfloa
     compiled   5.94 of 15.75 GiB a chip          crosses  4.4 GiB each of gradients and kernels; 21 MiB between slices
     predicted  134 to 247 ms a step, MFU 18 to 33 %; 26,367 steps: 0.98 to 1.81 hours, 501 to 926 chip-hours
 
-On H200s with 256 windows a GPU, fsdp 8 within a node:
+On H200s with 256 windows a GPU, fsdp over all of them:
 
     pod=h200-8     compiled 31.80 of 98.49 GiB   predicted 138 to 192 ms a step, MFU 36 to 51 %; 65 to 90 GPU-hours
-    pod=h200-64    compiled 32.03 of 98.49 GiB   predicted 159 to 221 ms a step, MFU 32 to 44 %; 74 to 103 GPU-hours
+    pod=h200-64    compiled 30.43 of 98.49 GiB   predicted 138 to 192 ms a step, MFU 36 to 51 %; 65 to 90 GPU-hours
 
 No public corpus has 60,000 hours, and nothing of this size was run by this project. The figures are those of
 `tests/recipes/corpus_60000h*.json`, which `make test-pods` holds.
@@ -28,7 +28,7 @@ from dreamjax.systems.masked_presets import preset
 WINDOWS, EPOCHS, BATCH = 60_000 * 3600 // 2, 4, 16_384  # of 2 s
 
 
-FSDP = {"v5e-256": 16, "h200-8": 8, "h200-64": 8}  # on GPUs within a node, whose links are fast
+FSDP = {"v5e-256": 16, "h200-8": 8, "h200-64": 64}
 BATCHES = {"h200-8": 2048}  # on fewer chips, fewer windows a step
 
 
