@@ -15,7 +15,7 @@ export MPLBACKEND ?= agg
 demo: $(READY)          ## simulate → prepare → train → evaluate → export → PyTorch, shrunk to minutes
 	@$(BIN)/python demo/run.py
 
-test: $(READY)          ## the default suite, about 14 minutes on 2 cores
+test: $(READY)          ## the default suite, about 11 minutes on 2 cores
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY) $(COMPILER) $(SPHINX)  ## more kills, more mutated headers, a 24-hour recording, pods, docs
