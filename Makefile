@@ -15,8 +15,11 @@ export MPLBACKEND ?= agg
 demo: $(READY)          ## simulate → prepare → train → evaluate → export → PyTorch, shrunk to minutes
 	@$(BIN)/python demo/run.py
 
-test: $(READY)          ## the default suite, about 11 minutes on 2 cores
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# one more than there are cores, as tests also wait for processes that they start
+WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
+
+test: $(READY)          ## the default suite, about 10 minutes on 2 cores
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY) $(COMPILER) $(SPHINX)  ## more kills, more mutated headers, a 24-hour recording, pods, docs
 	@$(BIN)/python -m pytest -m long --timeout 3600 -n auto --maxprocesses 4 --dist loadfile
