@@ -100,9 +100,11 @@ class HangWatch:
         late.daemon = True
         if hung:
             late.start()
-        with self.paused():
-            yield hung
-        late.cancel()
+        try:
+            with self.paused():
+                yield hung
+        finally:
+            late.cancel()
 
     @property
     def limit_s(self) -> float | None:
