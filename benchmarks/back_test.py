@@ -26,7 +26,7 @@ from dreamjax.models.layers import LayerNorm
 from dreamjax.models.transformer import TransformerBlock
 from dreamjax.parallel import compiler
 from dreamjax.parallel import mesh as meshes
-from dreamjax.pods import ahead, hlo, jobs, kernels, plan, schedule, topologies
+from dreamjax.pods import ahead, gpus, hlo, jobs, kernels, plan, schedule, topologies
 from dreamjax.systems import registry
 
 TOKENS, MICRO_BATCHES, STEPS, DAYS = 1024, 5, 600_000, 4
@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--small", action="store_true", help="the smallest programs, whose figures mean nothing")
     args = parser.parse_args()
+    if not gpus.available():
+        parser.error(f"it takes XLA's compiler for GPUs: {gpus.remedy()}")
     result = {name: CASES[name](args.small) for name in args.cases}
     for one in result.values():
         predicted, measured = ([f"{end:,.0f}" for end in one[key]] for key in ("predicted", "measured"))
