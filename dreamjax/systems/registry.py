@@ -13,7 +13,10 @@ from ml_collections import ConfigDict
 from dreamjax.errors import UserError, nearest
 from dreamjax.systems.base import System
 
-BUILT_IN = ("masked_pretraining", "text_to_image", "dreamdiffusion", "autoencoder", "classifier", "clip")
+BUILT_IN = (
+    *("masked_pretraining", "text_to_image", "dreamdiffusion", "autoencoder", "classifier", "clip"),
+    *("ridge", "nice"),
+)
 GROUP = "dreamjax.systems"  # entry points: name = "module:Class"
 
 _registered: dict[str, type[System]] = {}

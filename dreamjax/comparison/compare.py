@@ -1,0 +1,67 @@
+"""Compare retrieval systems: do every job that is not done yet, then make the table."""
+
+from collections.abc import Sequence
+
+import jax
+from etils import epath
+
+from dreamjax.comparison import fitting, result, run_folder
+from dreamjax.comparison.jobs import Job, Request
+from dreamjax.comparison.jobs import jobs as jobs_of
+from dreamjax.comparison.result import Comparison
+from dreamjax.console import log
+from dreamjax.errors import TryAgain, UserError
+from dreamjax.storage import locks, manifest
+from dreamjax.training import compile_cache, preemption
+
+FAILURES = (UserError, MemoryError, jax.errors.JaxRuntimeError, FloatingPointError)
+
+
+def compare(request: Request, workdir: epath.PathLike) -> Comparison:
+    """Do the jobs of a comparison and write its table; jobs that are done already are not done again.
+
+    Several processes may work on one folder: each takes jobs that no other has. A job that fails is named in the table,
+    and the others go on. Raise UserError where nothing could be done, TryAgain on SIGTERM and Control-C.
+    """
+    jobs = jobs_of(request)
+    run_folder.claim(workdir, request)
+    compile_cache.use("auto")
+    missing: dict[str, str] = {}
+    with preemption.Watch() as watch:
+        for job in jobs:
+            if watch.requested():
+                raise TryAgain("the comparison was stopped; the same command continues it")
+            try:
+                _do(job, request, workdir)
+            except locks.Busy:
+                missing[job.name] = "another process works on it; the same command adds it later"
+            except FAILURES as problem:
+                if isinstance(problem, TryAgain):
+                    raise
+                missing[job.name] = str(problem).splitlines()[0]
+                log.warning("%s failed: %s", job.name, missing[job.name])
+    if len(missing) == len(jobs):
+        raise UserError(f"no job of the comparison could be done: {next(iter(missing.values()))}")
+    return write(workdir, request, jobs, missing)
+
+
+def _do(job: Job, request: Request, workdir: epath.PathLike) -> None:
+    if run_folder.result_of(workdir, job) is not None:
+        return
+    folder = run_folder.folder_of(workdir, job)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locks.held(folder / "lock", job.name):
+        if run_folder.result_of(workdir, job) is None:
+            run_folder.write(workdir, job, fitting.fit(job, request.protocol))
+
+
+def write(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], missing: dict[str, str]) -> Comparison:
+    """Write the table of a comparison as JSON and as a page."""
+    import dataclasses
+
+    table = result.collect(workdir, request, jobs, missing)
+    folder = epath.Path(workdir)
+    manifest.write_json(folder / "comparison.json", table.as_json())
+    (folder / "comparison.html").write_text(table.page().html())
+    files = tuple(str(folder / name) for name in ("comparison.json", "comparison.html"))
+    return dataclasses.replace(table, files=files)

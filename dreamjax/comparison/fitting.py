@@ -1,0 +1,200 @@
+"""Fit a job's runs in memory and score them: ranks of the image that was seen, for each seed and checkpoint."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dreamjax.comparison.jobs import Job
+from dreamjax.comparison.protocols import Checkpoint, Protocol
+from dreamjax.errors import UserError
+from dreamjax.metrics import retrieval
+from dreamjax.metrics.retrieval import Ranks
+from dreamjax.systems import registry
+from dreamjax.systems.base import Vectorises, capabilities
+from dreamjax.systems.retrieval_base import gathered
+from dreamjax.training import in_memory, program
+from dreamjax.training.task import PyTree
+
+ROWS = 512  # trials that go through a network at once, outside training
+UNTRAINED, SHUFFLED = "untrained", "shuffled"  # controls: random parameters; images exchanged for one another
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The runs of a job: parameters and ranks by checkpoint, seed after seed."""
+
+    ranks: Mapping[str, Sequence[Ranks]]  # checkpoint → of each seed
+    params: Mapping[str, Sequence[PyTree]]
+    epochs: Mapping[str, Sequence[int]]  # checkpoint → epoch of each seed
+    curves: Mapping[str, np.ndarray]  # loss, and each judge's score: epochs x seeds
+    image: Int[np.ndarray, "n"]  # of each tested trial, a number in the catalogue
+    person: Int[np.ndarray, "n"]
+    repeats: Int[np.ndarray, "n"]
+    gallery: int  # images
+    parameters: Mapping[str, int]  # of the encoder, and of everything that is trained
+    seconds: float
+
+
+def fit(job: Job, protocol: Protocol) -> Fitted:
+    """Train the runs of a job and score them on its test trials. Raise UserError for runs that are not finite."""
+    began = time.monotonic()
+    tasks = [registry.build(config) for config in job.configs]
+    for task in tasks[1:]:  # they differ in nothing but their seeds
+        task.__dict__.update(vectors=tasks[0].vectors, sizes=tasks[0].sizes)  # type: ignore[attr-defined]
+    if Vectorises in capabilities(tasks[0]):
+        params, epochs, curves = _by_gradients(job, protocol, tasks)
+        key = program.run_key(job.configs[0].seed, b"init")
+        floor = {UNTRAINED: [jax.jit(tasks[0].init)(key).params]}
+    else:
+        params, epochs, curves = _in_closed_form(tasks)
+        floor = {}  # without statistics nothing is known, and every image is as likely
+    test = tasks[0].examples("test")  # type: ignore[attr-defined]
+    gallery = test.trials.gallery
+    target = np.searchsorted(gallery, test.trials.image)
+    ranks = {name: [_ranks(tasks[0], one, target) for one in each] for name, each in (params | floor).items()}
+    shuffled = _shuffled(test.trials.image, gallery)
+    ranks[SHUFFLED] = [_ranks(tasks[0], one, shuffled) for one in params[next(iter(params))]]
+    return Fitted(
+        ranks,
+        params,
+        epochs,
+        curves,
+        test.trials.image,
+        test.trials.subject,
+        test.trials.repeats,
+        len(gallery),
+        _counts(params[next(iter(params))][0]),
+        time.monotonic() - began,
+    )
+
+
+def _counts(params: PyTree) -> dict[str, int]:
+    def count(tree: PyTree) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    return {"encoder": count(params.get("encoder", params)), "all": count(params)}
+
+
+def _by_gradients(
+    job: Job, protocol: Protocol, tasks: Sequence[Any]
+) -> tuple[dict[str, list[PyTree]], dict[str, list[int]], dict[str, np.ndarray]]:
+    task, config = tasks[0], job.configs[0]
+    if not config.epochs:
+        raise UserError(f"{job.system}: epochs is 0, but a comparison counts passes; give --epochs")
+    train = task.examples("train")
+    splits: dict[Checkpoint, str] = {}
+    if "held_out" in protocol.checkpoints and config.data.validation != "none":
+        splits["held_out"] = "val"
+    if "test" in protocol.checkpoints:
+        splits["test"] = "test"
+    judges = {}
+    for judge, split in splits.items():
+        held_out = task.examples(split)
+        gallery = held_out.trials.gallery
+        target = np.searchsorted(gallery, held_out.trials.image).astype(np.int32)
+        arrays = dict(held_out.rows) | {"target": target, "gallery": gallery.astype(np.int32)}
+        judges[judge] = {name: x[None] for name, x in arrays.items()}
+    count = len(train.trials)
+    steps = config.epochs * in_memory.steps_of(count, config.train.batch_size)
+    long = [dataclasses.replace(one, train=dataclasses.replace(one.train, steps=steps)) for one in job.configs]
+    timed = [registry.build(one) for one in long]
+    for one in timed:
+        one.__dict__.update(vectors=task.vectors, sizes=task.sizes)  # type: ignore[attr-defined]
+    runs = in_memory.train(
+        timed,
+        {name: x[None] for name, x in train.rows.items()},
+        shared={"vectors": train.vectors},
+        sets=[0] * len(timed),
+        epochs=config.epochs,
+        batch_size=config.train.batch_size,
+        gather=gathered,
+        score=functools.partial(mean_reciprocal_rank, task),
+        judges=judges,
+        name=job.name,
+    )
+    if (last := runs.losses[-1])[~np.isfinite(last)].size:
+        raise UserError(f"{job.name}: the loss is not finite; lower the learning rate, or raise data.clip's effect")
+    params: dict[str, list[PyTree]] = {}
+    epochs: dict[str, list[int]] = {}
+    for name in protocol.checkpoints:
+        if name == "last" or name in judges:
+            judge = None if name == "last" else name
+            params[name] = [runs.params(i, judge) for i in range(len(timed))]
+            epochs[name] = [config.epochs if judge is None else int(runs.best_epoch[judge][i]) for i in range(len(timed))]
+    return params, epochs, {"loss": runs.losses} | dict(runs.scores)
+
+
+def _in_closed_form(
+    tasks: Sequence[Any],
+) -> tuple[dict[str, list[PyTree]], dict[str, list[int]], dict[str, np.ndarray]]:
+    """Return the solution of one pass. There is no epoch to choose, so it stands for every checkpoint."""
+    task = tasks[0]
+    spec = task.data("train")
+    state = task.init(jax.random.key(0))
+    update = jax.jit(task.update)
+    for batch in spec.stream.batches(start=0, batch_size=spec.batch_size):
+        state, _ = update(state, {name: jnp.asarray(x) for name, x in batch.items()})
+    params = task.finish(state).params
+    return {"last": [params]}, {"last": [1]}, {}
+
+
+def mean_reciprocal_rank(task: Any, params: PyTree, held_out: Mapping[str, Array]) -> Float[Array, ""]:
+    """Return the mean of 1 / rank of the image that was seen, among those of the held-out trials.
+
+    It orders checkpoints more finely than a top-k accuracy, which ties on a few hundred trials.
+    """
+    trials = {name: held_out[name] for name in ("signal", "subject", "image")}
+    queries = queries_of(task, params, trials)
+    images = task.image_side(params, held_out["vectors"][held_out["gallery"]])
+    similarity = _unit(queries) @ _unit(images).T
+    right = jnp.take_along_axis(similarity, held_out["target"][:, None], axis=1)
+    above = (similarity > right).sum(1)
+    return (1.0 / (1 + above)).mean()
+
+
+def queries_of(task: Any, params: PyTree, trials: Mapping[str, Array]) -> Float[Array, "n F"]:
+    """Return the brain's vectors of trials, `ROWS` at a time, within a program."""
+    n = trials["signal"].shape[0]
+    if n <= ROWS:
+        return task.query(params, trials)
+    blocks = -(-n // ROWS)
+    padded = {name: jnp.pad(x, [(0, blocks * ROWS - n)] + [(0, 0)] * (x.ndim - 1)) for name, x in trials.items()}
+    cut = {name: x.reshape(blocks, ROWS, *x.shape[1:]) for name, x in padded.items()}
+    out = jax.lax.map(lambda block: task.query(params, block), cut)
+    return out.reshape(blocks * ROWS, -1)[:n]
+
+
+def _unit(x: Float[Array, "n F"]) -> Float[Array, "n F"]:
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+
+
+def test_queries(task: Any, params: PyTree) -> Float[np.ndarray, "n F"]:
+    """Return the brain's vectors of the test trials."""
+    rows = task.examples("test").rows
+    trials = {name: jnp.asarray(rows[name]) for name in ("signal", "subject", "image")}
+    return np.asarray(_compiled(task)(params, trials))
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(task: Any) -> Any:
+    return jax.jit(functools.partial(queries_of, task))
+
+
+def _shuffled(image: np.ndarray, gallery: np.ndarray) -> Int[np.ndarray, "n"]:
+    """Return for each trial the place in the gallery of another image, the same one for all trials of an image."""
+    exchanged = np.random.default_rng([14, len(gallery)]).permutation(len(gallery))
+    return exchanged[np.searchsorted(gallery, image)]
+
+
+def _ranks(task: Any, params: PyTree, target: np.ndarray) -> Ranks:
+    vectors = np.asarray(task.bank(params, "test").vectors)
+    return retrieval.ranks(test_queries(task, params), vectors, target)

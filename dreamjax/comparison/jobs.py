@@ -1,0 +1,142 @@
+"""The jobs of a comparison: a system on a fold of people, with all its seeds, which are trained as one program."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dreamjax import config as configs
+from dreamjax.comparison.protocols import People, Protocol
+from dreamjax.errors import UserError, nearest
+from dreamjax.systems import registry
+from dreamjax.systems.base import Retrieves, capabilities
+from dreamjax.targets import responses
+from dreamjax.targets.banks import BankConfig
+from dreamjax.targets.responses import ResponseConfig
+
+GROUPS = ("data", "target", "train", "optim", "sizes")  # of a setting's key: for all systems that have the key
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is compared, as the user asks for it."""
+
+    systems: tuple[str, ...]  # NAME or NAME:PRESET
+    data: ResponseConfig
+    target: BankConfig
+    protocol: Protocol
+    people: People
+    seeds: int = 3
+    epochs: int | None = None  # None: each system's own
+    settings: tuple[tuple[str, str], ...] = ()  # (key, value): GROUP.KEY for all systems, SYSTEM.KEY for one
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this comparison: a folder that holds another one is refused."""
+        values = dataclasses.asdict(self)
+        values["protocol"] = self.protocol.name
+        values.pop("systems")  # more systems may join a comparison
+        values["settings"] = [list(one) for one in self.settings]
+        return json.loads(json.dumps(values))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A system, trained on one fold with several seeds. `tested`: people; () means all."""
+
+    system: str
+    fold: str
+    configs: tuple[Any, ...]  # one for each seed
+
+    @property
+    def name(self) -> str:
+        """Return the name of the job's folder."""
+        plain = self.system.replace(":", "-")
+        return f"{plain}-{self.fold}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of everything that determines the job's result."""
+        text = "".join(configs.to_json(one) for one in self.configs)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def jobs(request: Request) -> list[Job]:
+    """Return the jobs of a comparison. Raise UserError for systems, settings or people that do not exist."""
+    known = responses.catalogue(request.data.path)
+    people = request.data.people or known.subjects
+    made = []
+    for system in request.systems:
+        base = _base(system, request)
+        for fold, trained, tested in _folds(request.people, people):
+            data = dataclasses.replace(base.data, people=trained, test_people=tested)
+            seeds = range(request.seeds) if hasattr(base, "optim") else range(1)  # a closed form has no random part
+            each = tuple(dataclasses.replace(base, data=data, seed=base.seed + seed) for seed in seeds)
+            made.append(Job(system, fold, each))
+    return made
+
+
+def _folds(people: People, names: Sequence[str]) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Return (name, people trained on, people tested) of each fold."""
+    if people == "joint":
+        return [("all", tuple(names), ())]
+    if people == "in_subject":
+        return [(_short(name), (name,), ()) for name in names]
+    if len(names) < 2:
+        raise UserError("leave_one_out needs two people or more; the data have one: use --people in_subject")
+    return [(f"without-{_short(name)}", tuple(n for n in names if n != name), (name,)) for name in names]
+
+
+def _short(person: str) -> str:
+    return person.removeprefix("recording ")[:12]
+
+
+def _base(system: str, request: Request) -> Any:
+    """Return the config of a system for this comparison, without its people and seed."""
+    name, _, preset = system.partition(":")
+    kind = registry.find(name, "--systems")
+    if Retrieves not in capabilities(kind):
+        can = [n for n in registry.names() if Retrieves in capabilities(registry.find(n))]
+        raise UserError(f"--systems: {name} retrieves no images; choose from {', '.join(can)}")
+    schema = kind.Config
+    config = configs.to_config_dict(_preset(kind, preset) if preset else schema())
+    protocol = request.protocol
+    own = {} if not protocol.published else getattr(kind, "published", {})
+    data = dataclasses.replace(request.data, **{**protocol.data, **_given(own, "data")})
+    for key, value in (("data", data), ("target", request.target)):
+        config[key] = configs.to_config_dict(value)
+    if request.epochs is not None and "epochs" in config:
+        configs.put(schema, config, "epochs", request.epochs, "--epochs")
+    for key, text in request.settings:
+        _apply(schema, config, name, key, text, request.systems)
+    return configs.to_dataclass(schema, config, system)
+
+
+def _preset(kind: Any, preset: str) -> Any:
+    presets = getattr(kind, "presets", {})
+    if preset not in presets:
+        raise UserError(f"--systems: {kind.name} has no preset {preset!r}; it has {', '.join(presets) or 'none'}")
+    return presets[preset]
+
+
+def _given(own: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the settings of a group, such as `data.validation`, without its name."""
+    return {key.removeprefix(f"{group}."): value for key, value in own.items() if key.startswith(f"{group}.")}
+
+
+def _apply(schema: Any, config: ConfigDict, system: str, key: str, text: str, systems: Sequence[str]) -> None:
+    """Change one setting of a system, where it is meant."""
+    first, _, rest = key.partition(".")
+    names = {one.partition(":")[0] for one in systems}
+    if first in GROUPS:
+        if key in configs.keys_of(schema):
+            configs.override(schema, config, key, text, "--set")
+    elif first not in names:
+        guess = nearest(first, [*GROUPS, *names])
+        hint = f"did you mean {guess}?" if guess else f"begin it with one of {', '.join([*GROUPS, *sorted(names)])}"
+        raise UserError(f"--set {key}: {first!r} is neither a system of this comparison nor a group of settings; {hint}")
+    elif first == system:
+        configs.override(schema, config, rest, text, "--set")

@@ -1,0 +1,246 @@
+"""The table of a comparison: scores of every system under one protocol, with intervals, controls and differences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from dreamjax.comparison import run_folder
+from dreamjax.comparison.fitting import SHUFFLED, UNTRAINED
+from dreamjax.comparison.jobs import Job, Request
+from dreamjax.comparison.protocols import IN_WORDS, PEOPLE_IN_WORDS
+from dreamjax.evaluation.score_table import interval
+from dreamjax.metrics import bootstrap, retrieval
+from dreamjax.metrics.bootstrap import Interval
+from dreamjax.metrics.retrieval import Ranks
+from dreamjax.reports import tables
+from dreamjax.reports.pages import Page, Section
+from dreamjax.reports.tables import Table
+from dreamjax.sweeps.comparing import holm
+from dreamjax.typing import JsonDict
+
+TOPS = (1, 5, 10)
+CHANCE = "chance"
+CONTROLS = {SHUFFLED: "images shuffled (control)", UNTRAINED: "network untrained (control)"}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Every tested trial of a system at one checkpoint, all folds together: the mean over seeds, and each seed."""
+
+    tops: Mapping[int, Float[np.ndarray, "seeds n"]]  # k → probability of being among the first k
+    rank: Float[np.ndarray, "seeds n"]  # (expected rank - 1) / (images - 1): 0 is the first, 0.5 chance
+    person: np.ndarray
+    image: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[list[Ranks], np.ndarray, np.ndarray, int]]) -> "Answers":
+        """Return the answers of all folds; (ranks of each seed, person, image, size of the gallery) of each."""
+
+        def each(value: Any) -> np.ndarray:
+            return np.concatenate([np.stack([value(one, size) for one in ranks]) for ranks, _, _, size in parts], axis=1)
+
+        return cls(
+            {k: each(lambda one, size, k=k: one.top(k)) for k in TOPS},
+            each(lambda one, size: (one.rank() - 1) / max(1, size - 1)),
+            np.concatenate([person for _, person, _, _ in parts]),
+            np.concatenate([image for _, _, image, _ in parts]),
+        )
+
+    def score(self, values: Float[np.ndarray, "seeds n"]) -> Interval:
+        """Return the mean over seeds and trials; the interval is over people or images, whichever is wider."""
+        return interval(values.mean(0), self.clusters).within(0, 1)
+
+    @property
+    def clusters(self) -> list[np.ndarray]:
+        """Return what intervals resample: images, and people where there are several."""
+        return [self.image, *([self.person] if len(np.unique(self.person)) > 1 else [])]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The scores of a comparison, for printing, a page and storing."""
+
+    title: str
+    protocol: str
+    summary: str
+    people: str
+    gallery: int
+    images_tested: int
+    trials: int
+    persons: int
+    seeds: int
+    target: str
+    systems: Mapping[str, JsonDict]
+    differences: Mapping[str, JsonDict]
+    notes: Sequence[str] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)  # job → why it is not in the table
+    files: Sequence[str] = ()
+
+    def as_json(self) -> JsonDict:
+        values = asdict(self)
+        return values if self.files else {k: v for k, v in values.items() if k != "files"}
+
+    def page(self) -> Page:
+        """Return the table, the differences and the people as a page."""
+        return Page(self.title, [_scores(self), *_per_person(self), *_differences(self)], self.notes)
+
+    def text(self) -> str:
+        return self.page().text(self.files)
+
+
+def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], missing: Mapping[str, str]) -> Comparison:
+    """Return the table of the jobs that are done."""
+    by_system: dict[str, list[Job]] = {}
+    for job in jobs:
+        if run_folder.result_of(workdir, job) is not None:
+            by_system.setdefault(job.system, []).append(job)
+    systems: dict[str, JsonDict] = {}
+    ranking: dict[str, Answers] = {}
+    gallery = trials = persons = images = 0
+    for system, done in by_system.items():
+        stored = [run_folder.result_of(workdir, job) or {} for job in done]
+        loaded = [run_folder.ranks_of(workdir, job) for job in done]
+        gallery = max(one["gallery"] for one in stored)
+        sizes = [one["gallery"] for one in stored]
+        answers = {}
+        for name in [n for n in (*request.protocol.checkpoints, *CONTROLS) if n in loaded[0][0]]:
+            parts = [
+                (ranks[name], arrays["person"], arrays["image"], size)
+                for (ranks, arrays), size in zip(loaded, sizes, strict=True)
+                if name in ranks
+            ]
+            answers[name] = Answers.joined(parts)
+        first = answers[next(iter(answers))]
+        trials, persons, images = len(first.image), len(np.unique(first.person)), len(np.unique(first.image))
+        ranking[system] = first
+        systems[system] = {
+            "checkpoints": {name: _values(one) for name, one in answers.items()},
+            "parameters": stored[0]["parameters"],
+            "epochs": {name: [e for one in stored for e in one["epochs"].get(name, [])] for name in answers},
+            "seconds": round(sum(one["seconds"] for one in stored), 1),
+            "by_person": _by_person(first, request.protocol.headline),
+        }
+    headline = request.protocol.headline
+    return Comparison(
+        title=f"Which image was seen: {images} images, {gallery}-way, protocol {request.protocol.name}",
+        protocol=request.protocol.name,
+        summary=request.protocol.summary,
+        people=request.people,
+        gallery=gallery,
+        images_tested=images,
+        trials=trials,
+        persons=persons,
+        seeds=request.seeds,
+        target=str(request.target),
+        systems=systems,
+        differences=_paired(ranking, headline),
+        notes=[
+            request.protocol.summary,
+            f"{PEOPLE_IN_WORDS[request.people]}; {trials} tested responses of {persons} "
+            f"{'person' if persons == 1 else 'people'}; chance is {100 / max(gallery, 1):.2g} % (top-1)",
+            "95 % intervals over images, or over people where that is wider, of the mean over seeds",
+        ],
+        missing=dict(missing),
+    )
+
+
+def _values(answers: Answers) -> JsonDict:
+    tops = {f"top{k}": _with_seeds(answers, values) for k, values in answers.tops.items()}
+    return tops | {"relative_rank": _with_seeds(answers, answers.rank)}
+
+
+def _with_seeds(answers: Answers, values: Float[np.ndarray, "seeds n"]) -> JsonDict:
+    each = [bootstrap.finite(float(one.mean())) for one in values]
+    return dict(answers.score(values).as_json()) | {"seeds": each}
+
+
+def _by_person(answers: Answers, k: int) -> JsonDict:
+    values = answers.tops[k].mean(0)
+    return {str(p): bootstrap.finite(float(values[answers.person == p].mean())) for p in np.unique(answers.person)}
+
+
+def _paired(ranking: Mapping[str, Answers], k: int) -> dict[str, JsonDict]:
+    """Return every pair's difference on the same trials; p values corrected for their number (Holm 1979)."""
+    names, found = list(ranking), []
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            a, b = ranking[one], ranking[other]
+            if a.image.shape != b.image.shape or (a.image != b.image).any():
+                continue  # not all of their jobs are done
+            d = interval(a.tops[k].mean(0) - b.tops[k].mean(0), a.clusters)
+            found.append((one, other, d, _p(d)))
+    corrected = holm([p for *_, p in found])
+    return {
+        f"{one} - {other}": dict(d.as_json())
+        | {"p": bootstrap.finite(p), "corrected": bootstrap.finite(c), "says": _says(d, c, one, other)}
+        for (one, other, d, p), c in zip(found, corrected, strict=True)
+    }
+
+
+def _p(difference: Interval) -> float:
+    """Return the two-sided p value of a difference by Student's t with the jackknife's error."""
+    from scipy import stats
+
+    if not difference.known or not difference.error > 0:
+        return math.nan
+    return float(2 * stats.t.sf(abs(difference.estimate) / difference.error, max(1, difference.n - 1)))
+
+
+def _says(d: Interval, corrected: float, one: str, other: str) -> str:
+    if corrected < 1 - d.level:
+        return f"{one if d.estimate > 0 else other} is better"
+    return "not resolved"
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+def _scores(result: Comparison) -> Section:
+    header = ["system", "checkpoint", *(f"top-{k}" for k in TOPS), "relative rank", "encoder", "all parameters"]
+    rows = []
+    for name, one in result.systems.items():
+        for checkpoint, values in one["checkpoints"].items():
+            what = (IN_WORDS | CONTROLS)[checkpoint]
+            cells = [_percent(values[f"top{k}"]) for k in TOPS]
+            sizes = [f"{one['parameters'][part]:,}" for part in ("encoder", "all")]
+            rows.append([name, what, *cells, tables.cell(values["relative_rank"]), *sizes])
+    chance = [f"{100 * retrieval.chance(k, max(result.gallery, 1)):.1f}" for k in TOPS]
+    rows.append([CHANCE, "", *chance, "0.500", "", ""])
+    return Section("", Table(header, rows), notes=[f"! {job}: {why}" for job, why in result.missing.items()])
+
+
+def _percent(value: Mapping[str, Any]) -> str:
+    numbers = [value[name] for name in ("estimate", "low", "high")]
+    if numbers[0] is None:
+        return tables.NOTHING
+    estimate, low, high = ("" if x is None else f"{100 * x:.1f}" for x in numbers)
+    return f"{estimate} [{low}, {high}]" if low else estimate
+
+
+def _per_person(result: Comparison) -> list[Section]:
+    if result.persons < 2:
+        return []
+    people = sorted({person for one in result.systems.values() for person in one["by_person"]}, key=int)
+    rows = [[name, *(_share(one["by_person"].get(p)) for p in people)] for name, one in result.systems.items()]
+    return [Section("By person (%)", Table(["system", *(f"person {int(p) + 1}" for p in people)], rows))]
+
+
+def _share(value: float | None) -> str:
+    return tables.NOTHING if value is None else f"{100 * value:.1f}"
+
+
+def _differences(result: Comparison) -> list[Section]:
+    rows = [
+        [pair, _points(one), tables.number(one["corrected"], ".3g"), one["says"]]
+        for pair, one in result.differences.items()
+    ]
+    header = ["difference", "points", "p, corrected", ""]
+    return [Section("Paired differences", Table(header, rows))] if rows else []
+
+
+def _points(value: Mapping[str, Any]) -> str:
+    estimate, low, high = ("" if value[n] is None else f"{100 * value[n]:+.1f}" for n in ("estimate", "low", "high"))
+    return f"{estimate} [{low}, {high}]" if low else estimate

@@ -1,0 +1,103 @@
+"""The folder of a comparison, and its jobs, each of which is done once.
+
+WORKDIR/compare.json                what is compared; another comparison is refused
+WORKDIR/jobs/NAME/seed-N/           a run as `dreamjax train` leaves it: its checkpoints by --step
+WORKDIR/jobs/NAME/ranks.npz         rank of the image that was seen, by checkpoint, seed and trial
+WORKDIR/jobs/NAME/job.json          fingerprint, parameters, epochs; written last
+WORKDIR/comparison.json, .html      the table
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from dreamjax import config as configs
+from dreamjax.comparison.fitting import Fitted
+from dreamjax.comparison.jobs import Job, Request
+from dreamjax.errors import UserError
+from dreamjax.metrics.retrieval import Ranks
+from dreamjax.storage import atomic, manifest, presence, sniffing
+from dreamjax.training import checkpoints
+
+
+def claim(workdir: epath.PathLike, request: Request) -> None:
+    """Make the folder that of a comparison. Raise UserError where it holds another one, or something else."""
+    folder = epath.Path(workdir)
+    file, now = folder / "compare.json", request.identity()
+    if presence.exists(file):
+        stored = sniffing.read_json(file, "choose another --workdir")
+        if different := [key for key in now if stored.get(key) != now[key]]:
+            raise UserError(f"{folder} holds a comparison with other {', '.join(different)}; choose another --workdir")
+        return
+    if presence.exists(folder) and any(not one.name.startswith(".") for one in presence.entries(folder)):
+        raise UserError(f"{folder} holds something else than a comparison (no compare.json); choose another --workdir")
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest.write_json(file, now)
+
+
+def folder_of(workdir: epath.PathLike, job: Job) -> epath.Path:
+    return epath.Path(workdir) / "jobs" / job.name
+
+
+def result_of(workdir: epath.PathLike, job: Job) -> dict[str, Any] | None:
+    """Return what is stored of a job; None where it is not done. Raise UserError where its settings were others."""
+    file = folder_of(workdir, job) / "job.json"
+    if not presence.exists(file):
+        return None
+    stored = sniffing.read_json(file, "delete its folder, and the job is done again")
+    if stored.get("fingerprint") != job.fingerprint:
+        raise UserError(f"{file.parent} was done with other settings; choose another --workdir, or delete that folder")
+    return stored
+
+
+def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
+    """Keep a job: its runs, its ranks, and last the file that says that it is done."""
+    folder = folder_of(workdir, job)
+    for number, config in enumerate(job.configs):
+        run = folder / f"seed-{config.seed}"
+        written: set[int] = set()
+        for checkpoint, each in fitted.params.items():
+            epoch = fitted.epochs.get(checkpoint, [0])[min(number, len(each) - 1)]
+            if checkpoint in fitted.epochs and epoch not in written:
+                checkpoints.save_params_as_run(run, configs.to_json(config), each[number], step=epoch)
+                written.add(epoch)
+    arrays: dict[str, np.ndarray] = {"image": fitted.image, "person": fitted.person, "repeats": fitted.repeats}
+    for checkpoint, each_seed in fitted.ranks.items():
+        arrays[f"{checkpoint}/above"] = np.stack([one.above for one in each_seed])
+        arrays[f"{checkpoint}/equal"] = np.stack([one.equal for one in each_seed])
+    arrays |= {f"curve/{name}": curve for name, curve in fitted.curves.items()}
+    with atomic.new_file(folder / "ranks.npz") as file:  # type: ignore[attr-defined]
+        np.savez_compressed(file, **arrays)
+    manifest.write_json(
+        folder / "job.json",
+        {
+            "fingerprint": job.fingerprint,
+            "system": job.system,
+            "fold": job.fold,
+            "seeds": [config.seed for config in job.configs],
+            "gallery": fitted.gallery,
+            "epochs": {name: list(each) for name, each in fitted.epochs.items()},
+            "parameters": dict(fitted.parameters),
+            "seconds": round(fitted.seconds, 2),
+        },
+    )
+
+
+def ranks_of(workdir: epath.PathLike, job: Job) -> tuple[dict[str, list[Ranks]], Mapping[str, np.ndarray]]:
+    """Return the ranks of a job by checkpoint and seed, and the other arrays. Raise UserError for a damaged file."""
+    path = folder_of(workdir, job) / "ranks.npz"
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, KeyError) as problem:
+        raise UserError(f"{path} cannot be read ({problem}); delete its folder, and the job is done again") from problem
+    names = [name.removesuffix("/above") for name in arrays if name.endswith("/above")]
+    ranks = {
+        name: [Ranks(*pair) for pair in zip(arrays[f"{name}/above"], arrays[f"{name}/equal"], strict=True)]
+        for name in names
+    }
+    return ranks, arrays
+
+

@@ -1,0 +1,278 @@
+"""The base of systems that retrieve which image was seen: a brain encoder, an image side, a contrastive objective.
+
+A system of this family is a file with a network and what its publication does differently; the data, the banks of
+image features, training alone or as one program with others, retrieval, and the scores come from here.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from dreamjax.errors import UserError
+from dreamjax.models.brain_layers import Statistic, Trials
+from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.signals.datasets.arrays import ArrayExamples
+from dreamjax.systems.base import Bank, GradientSystem, Loss, Retrieves, System, Vectorises
+from dreamjax.systems.compute import GradientConfig
+from dreamjax.targets import banks, responses
+from dreamjax.targets.banks import BankConfig
+from dreamjax.targets.responses import ResponseConfig, Responses, Split
+from dreamjax.training import optimiser
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, replace
+from dreamjax.training.update import gradient_update
+from dreamjax.weights.networks import Network
+
+
+@dataclass(frozen=True)
+class SizesConfig:
+    """The shapes that a network is built for; 0: those of the data, which must then be there."""
+
+    channels: int = 0
+    samples: int = 0
+    people: int = 0
+    features: int = 0  # width of the image vectors
+
+    def filled(self, others: Mapping[str, int]) -> "SizesConfig":
+        """Return the sizes with those of the data in place of 0. Raise UserError where the two differ."""
+        for name, value in others.items():
+            if (given := getattr(self, name)) not in (0, value):
+                raise UserError(f"sizes.{name} is {given}, but the data have {value}; leave it at 0")
+        return dataclasses.replace(self, **others)
+
+    @property
+    def known(self) -> bool:
+        return min(self.channels, self.samples, self.people, self.features) > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(GradientConfig):
+    """A run of a system that retrieves images."""
+
+    data: ResponseConfig = field(default_factory=ResponseConfig)
+    target: BankConfig = field(default_factory=BankConfig)
+    sizes: SizesConfig = field(default_factory=SizesConfig)
+    loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    epochs: int = 0  # passes over the training trials; 0: as long as train.steps says
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs < 0:
+            raise ValueError(f"epochs is {self.epochs}, but it must be at least 0 (0: as long as train.steps says)")
+        if (self.train.microbatches or 1) > 1:
+            raise ValueError(
+                f"train.microbatches is {self.train.microbatches}, but a contrastive loss needs its whole batch at once"
+            )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The trials of a split as arrays, and the image vectors that they refer to."""
+
+    trials: Responses
+    rows: Mapping[str, np.ndarray]  # of each trial: signal, subject, image (a row of the vectors)
+    vectors: Float[np.ndarray, "images *D"]  # of every image of the corpora
+
+
+class RetrievalData(System):
+    """What systems of this family share whether they are trained by gradients or solved: data, banks, sizes."""
+
+    config: Any
+
+    def bank_configs(self) -> tuple[BankConfig, ...]:
+        """Return the banks that an image's vectors come from; several are stacked: [D] becomes [V, D]."""
+        return (self.config.target,)
+
+    @functools.cached_property
+    def vectors(self) -> Float[np.ndarray, "images *D"]:
+        """Return the vectors of every image of the corpora, in the order of the catalogue."""
+        known = responses.catalogue(self.config.data.path)
+        mesh = meshes.make(MeshConfig())
+        arrays = [banks.open_bank(one, known.images, mesh).vectors for one in self.bank_configs()]
+        return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
+
+    def examples(self, split: Split) -> Examples:
+        """Return the trials of a split in memory."""
+        trials = responses.load(self.config.data, split)
+        rows = {
+            "signal": trials.signal,
+            "subject": self.numbers(trials).astype(np.int32),
+            "image": trials.image.astype(np.int32),
+        }
+        return Examples(trials, rows, self.vectors)
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Return the people that are trained on, in the order of their numbers; one for all where nobody is identified."""
+        if not self.config.data.identified:
+            return ("anyone",)
+        return self.config.data.people or responses.catalogue(self.config.data.path).subjects
+
+    def numbers(self, trials: Responses) -> Int[np.ndarray, "N"]:
+        """Return the number of each trial's person among those trained on; -1 for others."""
+        if not self.config.data.identified:
+            return np.zeros(len(trials), int)
+        of = {name: i for i, name in enumerate(self.people)}
+        return np.array([of.get(name, -1) for name in trials.subjects])[trials.subject]
+
+    @functools.cached_property
+    def sizes(self) -> SizesConfig:
+        """Return the shapes of the network, from the config or else from the data."""
+        if self.config.sizes.known:
+            return self.config.sizes
+        trials = responses.load(self.config.data, "test")
+        _, channels, samples = trials.signal.shape
+        found = {"channels": channels, "samples": samples, "people": len(self.people)}
+        return self.config.sizes.filled(found | {"features": self.vectors.shape[-1]})
+
+    def positions(self) -> Float[np.ndarray, "C 3"]:
+        """Return the sensors' positions in metres; NaN where unknown."""
+        return responses.load(self.config.data, "test").xyz
+
+    def image_side(self, params: PyTree, vectors: Float[Array, "M *D"]) -> Float[Array, "M F"]:
+        """Return the images' vectors as they are compared; as they are where the system does not map them."""
+        return vectors
+
+    def bank(self, params: PyTree, split: str) -> Bank:
+        """Return the images that were shown in a split."""
+        trials = responses.load(self.config.data, split)  # type: ignore[arg-type]
+        gallery = trials.gallery
+        vectors = np.asarray(self.image_side(params, jnp.asarray(self.vectors[gallery])))
+        return Bank(vectors, [trials.images[i] for i in gallery])
+
+    def spec_of(self, split: Split, batch_size: int, endless: bool) -> BatchSpec:
+        """Return the stream of a split for the loop: signal, subject, image, vector; `target`: a row of the gallery."""
+        examples = self.examples(split)
+        target = np.searchsorted(examples.trials.gallery, examples.trials.image)
+        rows = dict(examples.rows) | {"target": target.astype(np.int32)}
+        stream = _WithVectors(rows, vectors=examples.vectors, seed=self.config.seed, endless=endless)
+        return BatchSpec(stream, min(batch_size, len(stream)))
+
+
+class _WithVectors(ArrayExamples):
+    """Rows of arrays, with the vectors of the image that was seen."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, vectors: np.ndarray, seed: int, endless: bool):
+        super().__init__(arrays, seed=seed, endless=endless)
+        self.vectors = vectors
+
+    def read(self, keys: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+        rows = super().read(keys, index)
+        return rows | {"vector": np.asarray(self.vectors[rows["image"]], np.float32)}
+
+
+def gathered(rows: Mapping[str, Array], shared: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a batch for training in memory: rows of the trials, and of the vectors that all runs share."""
+    return dict(rows) | {"vector": shared["vectors"][rows["image"]]}
+
+
+@dataclass(frozen=True)
+class RetrievalSystem(GradientSystem, RetrievalData):
+    """A retrieval system that is trained by gradients: give `network`, `arguments`, and what else differs."""
+
+    config: RetrievalConfig
+    capabilities: ClassVar[tuple[type, ...]] = (Retrieves, Vectorises)
+    network: ClassVar[Network]
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the network for the sizes of the data."""
+        raise NotImplementedError
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @functools.cached_property
+    def _arguments(self) -> dict[str, Any]:
+        return self.arguments()
+
+    # ------------------------------------------------------------------------------------------------ the two sides
+    def inputs(self, batch: Batch) -> Trials:
+        """Return what the encoder reads of a batch."""
+        return Trials(batch["signal"], batch.get("subject"), self._positions, None, batch.get("weight"))
+
+    @functools.cached_property
+    def _positions(self) -> Array | None:
+        return None
+
+    def encode(self, params: PyTree, batch: Batch, key: Array | None = None) -> tuple[Float[Array, "B F"], PyTree]:
+        """Return the brain's vectors, and with a `key` (of dropout, in training) the new running statistics."""
+        model = self.network.bind(self._arguments, params["encoder"])
+        vectors = model(self.inputs(batch), key)
+        return vectors, {} if key is None else nnx.to_pure_dict(nnx.state(model, Statistic))
+
+    # ------------------------------------------------------------------------------------------------------ training
+    def init_params(self, rng: Array) -> dict[str, PyTree]:
+        """Return the parameters of the encoder and the scale of the logits; a subclass adds those of its image side."""
+        encoder = self.network.init(self._arguments, rng)
+        return {"encoder": encoder, "logit_scale": jnp.float32(-jnp.log(self.config.loss.temperature))}
+
+    def init(self, rng: Array) -> State:
+        return replace(self.fresh(self.init_params(rng)), hyper=self.hyper())
+
+    def hyper(self, targets: bool = False) -> dict[str, Array]:
+        values = optimiser.hyper(self.config.optim, self.config.train.steps)
+        return values | {"seed": jnp.uint32(self.config.seed)}
+
+    def data(self, split: str) -> BatchSpec:
+        spec = self.spec_of(split, self.config.train.batch_size, endless=split == "train")  # type: ignore[arg-type]
+        return replace(spec, passes=self.config.epochs or None) if split == "train" else spec
+
+    @property
+    def microbatches(self) -> int:
+        return 1  # negatives come from the whole batch
+
+    def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
+        """Return the objective; while training, the metrics also hold the new running `statistics`."""
+        key = batch_key(seed, batch["index"]) if training else None
+        brain, statistics = self.encode(params, batch, key)
+        total, weight, metrics = self.objective(params, batch, brain)
+        return total, weight, metrics | ({"statistics": statistics} if training and statistics else {})
+
+    def objective(self, params: PyTree, batch: Batch, brain: Float[Array, "B F"]) -> Loss:
+        """Return the loss of the brain's vectors: by default the contrastive one of the config."""
+        images = self.image_side(params, batch["vector"])
+        return contrastive(
+            brain,
+            images,
+            params["logit_scale"],
+            batch["image"],
+            batch["weight"],
+            ("brain_to_image", "image_to_brain"),
+        )
+
+    def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        loss = functools.partial(self.loss, seed=state.hyper["seed"], training=True)
+        new, metrics = gradient_update(loss, optimiser.build(), microbatches=1)(state, batch)
+        metrics = dict(metrics)
+        statistics = metrics.pop("statistics", None)
+        if statistics is not None:
+            good = metrics["finite"][0] > 0
+            encoder = _with_statistics(new.params["encoder"], statistics, good)
+            new = replace(new, params=new.params | {"encoder": encoder})
+        return new, metrics
+
+    # ----------------------------------------------------------------------------------------------------- retrieval
+    def query(self, params: PyTree, batch: Batch) -> Float[Array, "B F"]:
+        return self.encode(params, batch)[0]
+
+
+def batch_key(seed: Array | int, index_Bx2: Array) -> Array:
+    """Return the key of a batch's random numbers, from the run's seed and its first example's global index."""
+    key = jax.random.fold_in(jax.random.key(seed), index_Bx2[0, 0])
+    return jax.random.fold_in(key, index_Bx2[0, 1])
+
+
+def _with_statistics(params: PyTree, statistics: PyTree, good: Array) -> PyTree:
+    """Return parameters with the running statistics in place of what the optimiser made of them."""
+    if not isinstance(statistics, Mapping):
+        return jnp.where(good, statistics, params)
+    return {n: _with_statistics(x, statistics[n], good) if n in statistics else x for n, x in params.items()}

@@ -1,0 +1,162 @@
+"""Ridge regression between brain responses and image vectors, in closed form: the floor of every retrieval system.
+
+Decoding predicts an image's vector from the response; encoding predicts the response from the vector (Kay et al. 2008,
+Nature 452, 352: the image whose predicted response is most similar is the one that was seen). Both standardise their
+targets by the training trials, so that similarity is the correlation of deviations from the mean.
+
+With centred X (N x D) and Y, eigenvalues s and eigenvectors V of X'X, and C = V'X'Y, the weights of a penalty a are
+V diag(1 / (s + a)) C. The penalty minimises the generalised cross-validation (Golub, Heath & Wahba 1979, equation 1.4)
+
+    GCV(a) = N |Y - X W_a|² / (N - 1 - Σ s / (s + a))²,
+
+which needs sums over the examples only: no held-out trial is spent on it, and one pass is enough.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dreamjax import config as configs
+from dreamjax.systems.base import ClosedFormSystem, Retrieves
+from dreamjax.systems.retrieval_base import RetrievalData, SizesConfig
+from dreamjax.targets.banks import BankConfig
+from dreamjax.targets.responses import ResponseConfig
+from dreamjax.training.task import Batch, BatchSpec, PyTree
+from dreamjax.training.train_config import TrainConfig
+
+SMALLEST = 1e-6  # spread of a target that does not vary
+
+
+@dataclass(frozen=True)
+class RidgeModelConfig:
+    """What is predicted from what, and the penalties that are tried."""
+
+    direction: Literal["decode", "encode"] = "decode"
+    bins: int = 25  # spans of time over which the signal is averaged first; 0: every sample is an input
+    decades: tuple[float, ...] = (-5, -4, -3, -2, -1, 0, 1, 2, 3)  # penalties: 10^… times the mean eigenvalue
+
+    def __post_init__(self) -> None:
+        if self.bins < 0:
+            raise ValueError(f"model.bins is {self.bins}, but it must be at least 0 (every sample)")
+        if not self.decades:
+            raise ValueError("model.decades is empty; give at least one power of ten")
+
+
+@dataclass(frozen=True)
+class RidgeConfig:
+    """A ridge regression of retrieval."""
+
+    system: Literal["ridge"] = "ridge"
+    seed: int = 0  # nothing is random; kept so that a comparison can name its runs
+    data: ResponseConfig = field(default_factory=ResponseConfig)
+    target: BankConfig = field(default_factory=BankConfig)
+    sizes: SizesConfig = field(default_factory=SizesConfig)
+    model: RidgeModelConfig = field(default_factory=RidgeModelConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=1024))
+
+    def __post_init__(self) -> None:
+        configs.check_seed("seed", self.seed)
+
+
+@dataclass(frozen=True)
+class Ridge(ClosedFormSystem, RetrievalData):
+    """The system of ridge regression."""
+
+    config: RidgeConfig
+    name: ClassVar[str] = "ridge"
+    Config: ClassVar[type] = RidgeConfig
+    capabilities: ClassVar[tuple[type, ...]] = (Retrieves,)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def data(self, split: str) -> BatchSpec:
+        spec = self.spec_of(split, self.config.train.batch_size, endless=False)  # type: ignore[arg-type]
+        return BatchSpec(spec.stream, spec.batch_size, passes=1)
+
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        sizes = self.sizes
+        shapes = {"signal": (sizes.channels, sizes.samples), "vector": (sizes.features,), "weight": ()}
+        return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+
+    def flops(self) -> float:
+        inputs, outputs = (x.shape[1] for x in self._both(self._abstract()))
+        return 2.0 * inputs * (inputs + outputs)
+
+    def _abstract(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros((1, *x.shape), np.float32) for name, x in self.example().items()}
+
+    # ---------------------------------------------------------------------------------------------------- regression
+    def _both(self, batch: Batch) -> tuple[Float[Array, "B I"], Float[Array, "B O"]]:
+        """Return inputs and outputs of the regression."""
+        signal, vector = self.features(batch["signal"]), jnp.asarray(batch["vector"]).reshape(len(batch["vector"]), -1)
+        return (signal, vector) if self.config.model.direction == "decode" else (vector, signal)
+
+    def features(self, signal: Float[Array, "B C T"]) -> Float[Array, "B D"]:
+        """Return the signal's means over spans of time, as one vector."""
+        B, C, T = signal.shape
+        bins = min(self.config.model.bins or T, T)
+        width = T // bins
+        return jnp.asarray(signal)[:, :, : bins * width].reshape(B, C, bins, width).mean(-1).reshape(B, C * bins)
+
+    def statistics(self, batch: Batch) -> PyTree:
+        x, y = self._both(batch)
+        weight = batch["weight"][:, None]
+        exact = jax.lax.Precision.HIGHEST
+        return {
+            "n": weight.sum(),
+            "x": (weight * x).sum(0),
+            "y": (weight * y).sum(0),
+            "yy": (weight * y * y).sum(0),
+            "xx": jnp.matmul((weight * x).T, x, precision=exact),
+            "xy": jnp.matmul((weight * x).T, y, precision=exact),
+        }
+
+    def solve(self, statistics: PyTree) -> PyTree:
+        s, exact = statistics, jax.lax.Precision.HIGHEST
+        n = jnp.maximum(s["n"], 1)
+        mean_x, mean_y = s["x"] / n, s["y"] / n
+        spread = jnp.sqrt(jnp.maximum(s["yy"] / n - mean_y**2, 0))
+        spread = jnp.where(spread > SMALLEST, spread, 1.0)
+        gram = s["xx"] - n * mean_x[:, None] * mean_x[None]
+        cross = (s["xy"] - n * mean_x[:, None] * mean_y[None]) / spread
+        values, axes = jnp.linalg.eigh(gram)
+        values = jnp.maximum(values, 0)
+        along = jnp.matmul(axes.T, cross, precision=exact)  # C of the module's docstring
+        energy = jnp.square(along).sum(1)
+        penalties = values.mean() * 10.0 ** jnp.asarray(self.config.model.decades)
+        total = n * jnp.sum((s["yy"] / n - mean_y**2) / spread**2)
+
+        def gcv(penalty: Array) -> Array:
+            shrunk = values + penalty
+            rest = total - (2 * energy / shrunk).sum() + (values * energy / shrunk**2).sum()
+            return n * rest / jnp.square(jnp.maximum(n - 1 - (values / shrunk).sum(), 1e-3))
+
+        penalty = penalties[jnp.argmin(jax.vmap(gcv)(penalties))]
+        kernel = jnp.matmul(axes, along / (values + penalty)[:, None], precision=exact)
+        return {"kernel": kernel, "mean_x": mean_x, "mean_y": mean_y, "spread_y": spread, "penalty": penalty}
+
+    # ----------------------------------------------------------------------------------------------------- retrieval
+    def _predicted(self, params: PyTree, x: Float[Array, "B I"]) -> Float[Array, "B O"]:
+        return (x - params["mean_x"]) @ params["kernel"]
+
+    def _standardised(self, params: PyTree, y: Float[Array, "B O"]) -> Float[Array, "B O"]:
+        return (y - params["mean_y"]) / params["spread_y"]
+
+    def query(self, params: PyTree, batch: Batch) -> Float[Array, "B O"]:
+        x = self.features(batch["signal"])
+        return self._predicted(params, x) if self.config.model.direction == "decode" else self._standardised(params, x)
+
+    def image_side(self, params: PyTree, vectors: Float[Array, "M *D"]) -> Float[Array, "M O"]:
+        """Return what an image is compared by: its standardised vector, or the response predicted from it."""
+        flat = vectors.reshape(len(vectors), -1)
+        return self._standardised(params, flat) if self.config.model.direction == "decode" else (
+            self._predicted(params, flat)
+        )  # fmt: skip
+
+
+SYSTEM = Ridge
