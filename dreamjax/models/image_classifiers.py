@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamjax.errors import UserError
+from dreamjax.models.brain_layers import BatchNorm
 from dreamjax.models.layers import Keys, ModuleList
 
 Pair = tuple[int, int]  # of rows and columns
@@ -41,22 +42,6 @@ def conv(
 def max_pool(x: Float[Array, "B H W C"], window: int, stride: int, padding: int = 0) -> Float[Array, "B h w C"]:
     """Return the maximum of each window. `padding`: of each side, with what is never the maximum."""
     return nnx.max_pool(x, (window, window), (stride, stride), ((padding, padding),) * 2)
-
-
-class BatchNorm(nnx.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167) by the statistics that training left behind.
-
-    y = (x - mean) / √(var + ε) · scale + bias.
-    """
-
-    def __init__(self, dim: int, epsilon: float = 1e-5):
-        self.scale, self.bias = nnx.Param(jnp.ones((dim,), jnp.float32)), nnx.Param(jnp.zeros((dim,), jnp.float32))
-        self.mean, self.var = nnx.Param(jnp.zeros((dim,), jnp.float32)), nnx.Param(jnp.ones((dim,), jnp.float32))
-        self.epsilon = epsilon
-
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        factor = jax.lax.rsqrt(self.var[...] + self.epsilon) * self.scale[...]
-        return x * factor + (self.bias[...] - self.mean[...] * factor)
 
 
 class ConvNorm(nnx.Module):

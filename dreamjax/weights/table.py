@@ -256,10 +256,15 @@ def fused(torch: Sequence[str], path: str) -> NameRows:
     return rows
 
 
+def batch_norm(torch: str, path: str) -> NameRows:
+    """Return the rows of `models.brain_layers.BatchNorm`, the running statistics among them."""
+    statistics = ((f"{torch}.running_{name}", f"{path}/{name}", IDENTITY) for name in ("mean", "var"))
+    return *layer(torch, path), *statistics
+
+
 def conv_norm(conv: str, bn: str, path: str) -> NameRows:
-    """Return the rows of `models.image_classifiers.ConvNorm`, the running statistics among them."""
-    statistics = ((f"{bn}.running_{name}", f"{path}/bn/{name}", IDENTITY) for name in ("mean", "var"))
-    return *layer(conv, f"{path}/conv"), *layer(bn, f"{path}/bn"), *statistics
+    """Return the rows of `models.image_classifiers.ConvNorm`."""
+    return *layer(conv, f"{path}/conv"), *batch_norm(bn, f"{path}/bn")
 
 
 def keep(tree: PyTree, pattern: str, but: bool = False) -> PyTree:

@@ -1,0 +1,196 @@
+"""What encoders of brain signals are made of: their input, batch normalisation, dropout, and shared blocks.
+
+Convolutions are matrix products over unfolded windows: under `jax.vmap` over models a product stays one, whereas a
+convolution whose kernels are batched becomes a grouped one, which XLA computes slowly on CPU.
+
+Shape letters: B batch, C channels (sensors), T samples, S windows in time, K kernel length, I/O/D widths, F features.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from dreamjax.models.layers import Keys, LayerNorm, PatchEmbed, gelu, small_normal
+
+
+class Trials(NamedTuple):
+    """A batch of trials, the input of every brain encoder. All but the signal may be None.
+
+    `subject`: number of the person, -1 where unknown. `xyz`: sensor positions in metres, of the batch or of each
+    trial. `channel_ok`: False for sensors that are missing or bad. `weight`: 0 for rows that only fill the batch.
+    """
+
+    signal: Float[Array, "B C T"]
+    subject: Int[Array, "B"] | None = None
+    xyz: Float[Array, "*B C 3"] | None = None
+    channel_ok: Bool[Array, "B C"] | None = None
+    weight: Float[Array, "B"] | None = None
+
+    @property
+    def good(self) -> Float[Array, "B C T"]:
+        """The signal with zeros in the channels that are not ok."""
+        return self.signal if self.channel_ok is None else jnp.where(self.channel_ok[:, :, None], self.signal, 0)
+
+
+class Statistic(nnx.Param):
+    """A running statistic: stored with the parameters, but changed by calls in training and not by gradients.
+
+    After a call, `nnx.state(model, Statistic)` holds the new values.
+    """
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167) over all axes but the last, as torch has it.
+
+    y = (x - mean) / √(var + ε) · scale + bias. With a `key`, that is in training, mean and (biased) variance are those
+    of the batch's rows with a weight, and the running values move towards them by `momentum`, the variance unbiased.
+    Without a key the running values normalise.
+    """
+
+    def __init__(self, dim: int, epsilon: float = 1e-5, momentum: float = 0.1):
+        self.scale, self.bias = nnx.Param(jnp.ones((dim,), jnp.float32)), nnx.Param(jnp.zeros((dim,), jnp.float32))
+        self.mean, self.var = Statistic(jnp.zeros((dim,), jnp.float32)), Statistic(jnp.ones((dim,), jnp.float32))
+        self.epsilon, self.momentum = epsilon, momentum
+
+    def __call__(
+        self, x: Float[Array, "B *positions D"], key: Array | None = None, weight: Float[Array, "B"] | None = None
+    ) -> Float[Array, "B *positions D"]:
+        mean, var = (self.mean[...], self.var[...]) if key is None else self._of_batch(x, weight)
+        return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
+
+    def _of_batch(self, x: Array, weight: Array | None) -> tuple[Array, Array]:
+        axes, rows = tuple(range(x.ndim - 1)), jnp.ones(len(x), x.dtype)
+        if weight is None:
+            mean = x.mean(axes)
+            var = jnp.square(x - mean).mean(axes)
+        else:
+            rows = (weight > 0).astype(x.dtype)
+            shares = (rows / jnp.maximum(rows.sum(), 1)).reshape(-1, *(1,) * (x.ndim - 1))
+            positions = x[0, ..., 0].size
+            mean = (x * shares).sum(axes) / positions
+            var = (jnp.square(x - mean) * shares).sum(axes) / positions
+        count = rows.sum() * x[0, ..., 0].size
+        step = self.momentum * (count > 0)
+        unbiased = var * count / jnp.maximum(count - 1, 1)
+        for running, new in ((self.mean, mean), (self.var, unbiased)):
+            running[...] = jax.lax.stop_gradient((1 - step) * running[...] + step * new)
+        return mean, var
+
+
+def dropout(x: Float[Array, "*shape"], rate: float, key: Array | None) -> Float[Array, "*shape"]:
+    """Return x with a share `rate` of its entries at 0 and the rest over 1 - rate; x itself without a key."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
+def split(key: Array | None, count: int) -> list[Array | None]:
+    """Return so many keys of one; of None so many None."""
+    return [None] * count if key is None else list(jax.random.split(key, count))
+
+
+class Affine(PatchEmbed):
+    """x W + b of flat windows: a linear layer, or a convolution whose windows are unfolded; kernel (*window, I, O).
+
+    Initial values are PyTorch's, uniform in ± 1 / √(inputs); `normal`: the kernel is N(0, 0.02).
+    """
+
+    def __init__(self, *shape: int, rngs: Keys, bias: bool = True, normal: bool = False):
+        bound = math.prod(shape[:-1]) ** -0.5
+
+        def uniform(*shape: int) -> nnx.Param:
+            return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
+
+        self.kernel = small_normal(rngs, *shape) if normal else uniform(*shape)
+        if bias:
+            self.bias = uniform(shape[-1])
+        self.has_bias, self.dtype = bias, jnp.float32
+
+
+class ResidualProjector(nnx.Module):
+    """LayerNorm(h + dropout(Linear(GELU(h)))), h = Linear(x): from an encoder's width to that of the images."""
+
+    def __init__(self, dim_in: int, dim_out: int, *, rate: float = 0.5, rngs: Keys, normal: bool = False):
+        self.fc = Affine(dim_in, dim_out, rngs=rngs, normal=normal)
+        self.residual = Affine(dim_out, dim_out, rngs=rngs, normal=normal)
+        self.norm = LayerNorm(dim_out, dtype=jnp.float32)
+        self.rate = rate
+
+    def __call__(self, x: Float[Array, "B I"], key: Array | None = None) -> Float[Array, "B F"]:
+        h = self.fc(x)
+        return self.norm(h + dropout(self.residual(gelu(h)), self.rate, key))
+
+
+# ------------------------------------------------------------------------------------------- convolutions over time
+def windows_of(length: int, window: int, stride: int = 1) -> int:
+    """Return the number of windows."""
+    return (length - window) // stride + 1
+
+
+def unfold(x: Float[Array, "*batch T"], window: int, stride: int = 1) -> Float[Array, "*batch S K"]:
+    """Return the windows of the last axis."""
+    starts = stride * jnp.arange(windows_of(x.shape[-1], window, stride))
+    return x[..., starts[:, None] + jnp.arange(window)]
+
+
+def moving_average(x: Float[Array, "*batch T"], window: int) -> Float[Array, "*batch S"]:
+    """Return the mean over each `window` neighbours of the last axis, by sums of 1, 2, 4, … of them."""
+    size = windows_of(x.shape[-1], window)
+    total, start, power = jnp.zeros((), x.dtype), 0, x
+    for bit in range(window.bit_length()):
+        if window >> bit & 1:
+            total = total + power[..., start : start + size]
+            start += 1 << bit
+        power = power[..., : -(1 << bit)] + power[..., 1 << bit :] if window >> (bit + 1) else power
+    return total / window
+
+
+class TemporalSpatial(nnx.Module):
+    """The block of NICE (Song et al., ICLR 2024), after ShallowNet (Schirrmeister et al. 2017): time, then sensors.
+
+    Convolution in time, average pool, BN, ELU; convolution over all sensors, BN, ELU, dropout; 1 × 1 convolution. The
+    first convolution and the pool are both linear and commute: the signal is averaged first, and only the windows that
+    the pool's stride keeps are convolved, 6 times fewer operations for NICE's sizes.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        rngs: Keys,
+        kernel: int = 25,
+        pool: int = 51,
+        stride: int = 5,
+        dim: int = 40,
+        dim_out: int = 40,
+        rate: float = 0.5,
+        normal: bool = False,
+    ):
+        self.temporal = Affine(1, kernel, 1, dim, rngs=rngs, normal=normal)
+        self.temporal_norm = BatchNorm(dim)
+        self.spatial = Affine(channels, 1, dim, dim, rngs=rngs, normal=normal)
+        self.spatial_norm = BatchNorm(dim)
+        self.projection = Affine(1, 1, dim, dim_out, rngs=rngs, normal=normal)
+        if normal:
+            for norm in (self.temporal_norm, self.spatial_norm):
+                norm.scale[...] = 1 + small_normal(rngs, dim)[...]
+        self.kernel, self.pool, self.stride, self.rate = kernel, pool, stride, rate
+
+    def windows(self, samples: int) -> int:
+        """Return the positions in time that are left of so many samples."""
+        return windows_of(samples - self.kernel + 1, self.pool, self.stride)
+
+    def __call__(
+        self, x_BxCxT: Float[Array, "B C T"], key: Array | None = None, weight: Float[Array, "B"] | None = None
+    ) -> Float[Array, "B S O"]:
+        B, T = len(x_BxCxT), x_BxCxT.shape[-1]
+        averaged = moving_average(x_BxCxT, self.pool)
+        windows_BxSxCxK = unfold(averaged, self.kernel, self.stride).swapaxes(1, 2)
+        y_BxSxCxD = jax.nn.elu(self.temporal_norm(self.temporal(windows_BxSxCxK), key, weight))
+        y_BxSxD = self.spatial(y_BxSxCxD.reshape(B, self.windows(T), -1))
+        y_BxSxD = jax.nn.elu(self.spatial_norm(y_BxSxD, key, weight))
+        return self.projection(dropout(y_BxSxD, self.rate, key))

@@ -1,0 +1,87 @@
+"""NICE's encoder: counts, parity with its PyTorch twin, and the layers under it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from dreamjax.errors import UserError
+from dreamjax.models import brain_layers
+from dreamjax.models.brain_layers import BatchNorm, Trials
+from dreamjax.systems.pytorch import brain_encoders as twins
+from dreamjax.weights import brain_encoders
+from tests.models import brain_twins
+
+TINY = {"channels": 5, "samples": 100, "features": 7, "dim": 4, "embedding": 3, "rate": 0.0}
+
+
+def test_nice_has_the_published_number_of_parameters():
+    """40 kernels of 25; 40 × 40 × 63; 40 × 40; each with biases; two normalisations; 1440 → 768 → 768; LayerNorm."""
+    tsconv = (25 * 40 + 40) + 80 + (63 * 40 * 40 + 40) + 80 + (40 * 40 + 40)
+    projector = (1440 * 768 + 768) + (768 * 768 + 768) + 2 * 768
+    counts = brain_twins.count(brain_encoders.NICE, {"channels": 63, "samples": 250, "features": 768})
+    assert counts == {"tsconv": tsconv, "projector": projector, "total": 1_802_496}
+
+
+def test_nice_equals_its_twin():
+    twin = twins.NICE(**TINY)
+    brain_twins.agree(brain_encoders.NICE, TINY, twin, brain_twins.trials(5, 100))
+
+
+@pytest.mark.parametrize("window", [1, 2, 17, 51])
+def test_moving_average_equals_a_pool_of_stride_1(window):
+    x = np.random.default_rng(0).standard_normal((3, 60)).astype(np.float32)
+    expected = np.lib.stride_tricks.sliding_window_view(x, window, -1).mean(-1)
+    np.testing.assert_allclose(brain_layers.moving_average(jnp.asarray(x), window), expected, atol=1e-6)
+
+
+def test_batch_norm_leaves_out_rows_without_weight():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((6, 3, 4)).astype(np.float32)
+    twin = torch.nn.BatchNorm1d(4)
+    expected = twin(torch.tensor(x[:4].swapaxes(1, 2))).detach().numpy().swapaxes(1, 2)
+    norm = BatchNorm(4)
+    weight = np.array([1, 1, 1, 1, 0, 0], np.float32)
+    ours = norm(x, jax.random.key(0), weight)
+    np.testing.assert_allclose(ours[:4], expected, atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], twin.running_mean, atol=1e-6)
+    np.testing.assert_allclose(norm.var[...], twin.running_var, atol=1e-6)
+
+
+def test_batch_norm_keeps_its_statistics_without_rows():
+    norm = BatchNorm(2)
+    norm(np.ones((3, 2), np.float32), jax.random.key(0), np.zeros(3, np.float32))
+    np.testing.assert_array_equal(norm.mean[...], [0, 0])
+    np.testing.assert_array_equal(norm.var[...], [1, 1])
+
+
+def test_dropout_keeps_the_mean():
+    x = np.ones((100, 100), np.float32)
+    dropped = brain_layers.dropout(x, 0.25, jax.random.key(0))
+    assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs(dropped.mean() - 1) < 0.02
+    assert brain_layers.dropout(x, 0.25, None) is x
+
+
+def test_channels_that_are_not_ok_count_as_zero():
+    network = brain_encoders.NICE
+    params = network.init(TINY, jax.random.key(0))
+    trials, ok = brain_twins.trials(5, 100), np.array([[True] * 4 + [False]] * 5)
+    model = jax.jit(lambda trials: network.bind(TINY, params)(trials))
+    zeroed = np.where(ok[:, :, None], trials.signal, 0)
+    broken = np.where(ok[:, :, None], trials.signal, np.nan)
+    np.testing.assert_array_equal(model(Trials(broken, channel_ok=ok)), model(Trials(zeroed)))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"channels": 5, "samples": 9}, "features missing"),
+        (TINY | {"dim": "4"}, "dim is '4'"),
+        (TINY | {"rate": 1}, "rate is 1, but"),
+    ],
+)
+def test_reports_sizes_that_do_not_fit(config, words):
+    with pytest.raises(UserError, match=words):
+        brain_encoders.NICE.arguments(config, "config.json")
