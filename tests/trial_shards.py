@@ -8,6 +8,7 @@ import numpy as np
 
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.records import Window
+from dreamjax.targets.banks import BankConfig
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,8 @@ def write(
     records.finish(folder, "simulated", shards, {"settings": {"tmin": tmin, "sfreq": sfreq}})
     np.savez(folder / "bank.npz", vectors=np.stack(list(vectors.values())).astype(np.float32), names=list(vectors))
     return TrialShards(str(folder), vectors)
+
+
+def bank_config(shards: TrialShards) -> BankConfig:
+    """Return the config of the bank of the images' true vectors."""
+    return BankConfig(file=shards.bank)
