@@ -96,11 +96,12 @@ def split(key: Array | None, count: int) -> list[Array | None]:
 class Affine(PatchEmbed):
     """x W + b of flat windows: a linear layer, or a convolution whose windows are unfolded; kernel (*window, I, O).
 
-    Initial values are PyTorch's, uniform in ± 1 / √(inputs); `normal`: the kernel is N(0, 0.02).
+    Initial values are PyTorch's, uniform in ± 1 / √(inputs); `normal`: the kernel is N(0, 0.02). A `transposed`
+    convolution of one position is the same map, whose initial values PyTorch bounds by 1 / √(outputs).
     """
 
-    def __init__(self, *shape: int, rngs: Keys, bias: bool = True, normal: bool = False):
-        bound = math.prod(shape[:-1]) ** -0.5
+    def __init__(self, *shape: int, rngs: Keys, bias: bool = True, normal: bool = False, transposed: bool = False):
+        bound = (shape[-1] if transposed else math.prod(shape[:-1])) ** -0.5
 
         def uniform(*shape: int) -> nnx.Param:
             return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
@@ -135,6 +136,13 @@ def unfold(x: Float[Array, "*batch T"], window: int, stride: int = 1) -> Float[A
     """Return the windows of the last axis."""
     starts = stride * jnp.arange(windows_of(x.shape[-1], window, stride))
     return x[..., starts[:, None] + jnp.arange(window)]
+
+
+def neighbours(x: Float[Array, "B T I"], taps: int, dilation: int = 1) -> Float[Array, "B T taps*I"]:
+    """Return the inputs of each position of a convolution that keeps the length, zeros beyond both ends."""
+    around = taps // 2 * dilation
+    padded = jnp.pad(x, ((0, 0), (around, around), (0, 0)))
+    return jnp.concatenate([padded[:, j * dilation : j * dilation + x.shape[1]] for j in range(taps)], axis=-1)
 
 
 def moving_average(x: Float[Array, "*batch T"], window: int) -> Float[Array, "*batch S"]:

@@ -13,13 +13,14 @@ from dreamjax.weights.networks import Network
 from tests import parity
 
 
-def count(network: Network, arguments: dict[str, Any], statistics: bool = False) -> dict[str, int]:
-    """Parameters by the first name of their path, and in "total"; running statistics are none."""
+def count(network: Network, arguments: dict[str, Any]) -> dict[str, int]:
+    """Parameters by the first name of their path (and the number after it), and in "total"; no running statistics."""
     shapes = nnx.state(nnx.eval_shape(lambda: network.build(**arguments, rngs=Keys(jax.random.key(0)))), nnx.Param)
     counts: dict[str, int] = {}
     for path, leaf in nnx.to_flat_state(shapes):
         if not isinstance(leaf, Statistic):
-            counts[str(path[0])] = counts.get(str(path[0]), 0) + int(np.prod(leaf.shape))
+            name = "/".join(str(part) for part in path[: 1 + str(path[1]).isdecimal()])
+            counts[name] = counts.get(name, 0) + int(np.prod(leaf.shape))
     return counts | {"total": sum(counts.values())}
 
 
@@ -30,9 +31,9 @@ def without_dropout(twin: torch.nn.Module) -> torch.nn.Module:
     return twin
 
 
-def agree(network: Network, arguments: dict[str, Any], twin: torch.nn.Module, inputs: Trials, *extra: str) -> None:
-    """Equal vectors evaluating, and training equal vectors, gradients and running statistics; `extra`: more of the
-    fields of the trials that the twin takes after the signal. Dropout must be off in both.
+def agree(network: Network, arguments: dict[str, Any], twin: torch.nn.Module, inputs: Trials, *extra: Any) -> None:
+    """Equal vectors evaluating, and training equal vectors, gradients and running statistics; `extra`: what the
+    twin takes after the signal. Dropout must be off in both.
     """
     parity.randomise(without_dropout(twin))
     for name, buffer in twin.named_buffers():
@@ -44,7 +45,7 @@ def agree(network: Network, arguments: dict[str, Any], twin: torch.nn.Module, in
     returned = network.table.to_torch(params)
     parity.same_tensors(returned, {n: x for n, x in tensors.items() if n in returned})
     assert all(n.endswith("num_batches_tracked") for n in tensors.keys() - returned.keys())
-    words = [None if getattr(inputs, n) is None else torch.tensor(np.array(getattr(inputs, n))) for n in extra]
+    words = [None if x is None else torch.tensor(np.array(x)) for x in extra]
     signal = torch.tensor(np.array(inputs.signal))
     with torch.no_grad():
         theirs = twin.eval()(signal, *words)
