@@ -23,13 +23,16 @@ BESIDE_TRIALS = (  # options without effect on trials that were cut, filtered an
     *("--list-events", "--dataset", "--subject-pattern", "--unit-scale", "--low", "--notch", "--reference", "--causal"),
     *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms", "--tmin"),
     *("--tmax", "--baseline", "--keep-labels", "--flat-uv", "--noisy-uv", "--plausible-uv", "--clip-share"),
-    *("--clip-run-s", "--held-run-s", "--line-ratio", "--min-good", "--channels", "--montage"),
+    *("--clip-run-s", "--held-run-s", "--line-ratio", "--min-good", "--channels", "--montage", "--modality"),
+    *("--flat-ft", "--noisy-ft", "--plausible-ft"),
 )
 NOTES_ALIKE = 3  # up to this many notes that differ only in their numbers are printed one by one
 LISTED_TEXTS = 20  # free texts of a recording that --list-events shows
-LIMITS = {  # fields of EegLimits with their defaults
+LIMITS = {  # fields of EegLimits and MegLimits with their defaults
     "flat_uv": (0.1, "UV", "a channel is flat below this SD in a window"),
     "noisy_uv": (200.0, "UV", "a channel is noisy above this SD in a window"),
+    "flat_ft": (1.0, "FT", "an MEG channel is flat below this SD in a window, in fT (planar gradiometers fT/cm)"),
+    "noisy_ft": (5000.0, "FT", "an MEG channel is noisy above this SD in a window"),
     "clip_share": (0.02, "SHARE", "a channel with a larger share of a window in plateaus is clipped, held or railed"),
     "clip_run_s": (0.01, "S", "equal values at a window's extreme for this long count as clipped"),
     "held_run_s": (0.1, "S", "equal values anywhere for this long count as held"),
@@ -57,6 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--licence", metavar="SPDX", help="licence of recordings whose corpus is not known (default: unknown)")
     add("--subject-pattern", metavar="REGEX", help="searched in the path as given; group 1 is the subject "
         "(default: from the corpus, participants.tsv, words such as sub-01, folders, headers)")  # fmt: skip
+    add("--modality", choices=("auto", "eeg", "meg"), default="auto", help="which sensors are read of a recording that "
+        "has both (default: auto, those of which there are more)")  # fmt: skip
     add("--channels", nargs="+", default=[], metavar="NAME", help="names of the channels in the order of the file, or "
         "LABEL=NAME for some (default: those of the file)")  # fmt: skip
     add("--montage", default="", metavar="FILE|NAME", help="positions of the electrodes: a table of name, x, y, z, "
@@ -90,6 +95,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a recording whose median SD is outside this range is left out, as its unit is probably wrong "
         "(default: 1 100)",
     )
+    add("--plausible-ft", type=float, nargs=2, default=(5.0, 2000.0), metavar=("LOW", "HIGH"), help="the same of a "
+        "recording of MEG (default: 5 2000)")  # fmt: skip
 
     add = parser.add_argument_group("windows around events").add_argument
     add("--events", default="", metavar="file|TABLE", help="the recordings' own events, or a CSV or TSV; {stem} in it "
@@ -180,15 +187,18 @@ def _trial_settings(args: argparse.Namespace) -> "TrialSettings":
 
 
 def _window_settings(args: argparse.Namespace) -> "WindowSettings":
-    from dreamjax.signals.preparation.quality import EegLimits
+    from dreamjax.signals.preparation.quality import EegLimits, MegLimits
     from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 
     low, high = args.plausible_uv
     limits = {name: getattr(args, name) for name in LIMITS} | {"plausible_low_uv": low, "plausible_high_uv": high}
+    of_meg = {name: limits.pop(name) for name in ("flat_ft", "noisy_ft")}
+    of_meg |= dict(zip(("plausible_low_ft", "plausible_high_ft"), args.plausible_ft, strict=True))
     steps = ("low", "high", "notch", "sfreq", "reference", "causal", "samples", "stride", "min_fraction")
     return WindowSettings(
         **{name: getattr(args, name) for name in steps},
         limits=EegLimits(implausible="flag" if args.keep_implausible else "reject", **limits),
+        meg_limits=MegLimits(**of_meg),
         events=EventWindows(
             source=args.events,
             codes=tuple(args.event_codes),
@@ -208,7 +218,7 @@ def _options(args: argparse.Namespace) -> "PrepareOptions":
 
     same = ("name", "workers", "strict", "overwrite", "key_file", "dataset", "licence", "subject_pattern", "stimuli")
     return PrepareOptions(
-        **{name: getattr(args, name) for name in (*same, "verbose")},
+        **{name: getattr(args, name) for name in (*same, "modality", "verbose")},
         electrodes=Electrodes(tuple(args.channels), args.montage),
         timeout_s=args.timeout,
         memory_gib=args.memory_limit,
@@ -251,8 +261,9 @@ def _trial_summary(result: "PreparedDataset") -> str:
 def _limits(limits: Mapping[str, float | str]) -> str:
     """Return the limits of quality control as the options that change them."""
     shown = [f"--{name.replace('_', '-')} {limits[name]:g}" for name in LIMITS if name in limits]
-    if "plausible_low_uv" in limits:
-        shown.append(f"--plausible-uv {limits['plausible_low_uv']:g} {limits['plausible_high_uv']:g}")
+    for unit in ("uv", "ft"):
+        if (low := limits.get(f"plausible_low_{unit}")) is not None:
+            shown.append(f"--plausible-{unit} {low:g} {limits[f'plausible_high_{unit}']:g}")
     return f"quality limits: {' '.join(shown)}"
 
 

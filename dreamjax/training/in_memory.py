@@ -78,8 +78,8 @@ def train(
     sets_R, device, common = jnp.asarray(sets), _on_device(examples), _on_device(shared)
     held_out = {judge: _on_device(arrays) for judge, arrays in judges.items()}
     count = next(iter(device.values())).shape[1]
-    state = _initial(tasks)
-    epoch = _epoch(tasks[0], count, min(batch_size, count), gather)
+    state = initial(tasks)
+    epoch = epoch_of(tasks[0], count, min(batch_size, count), gather)
     judge = _judge(score)
     best = {name: jax.tree.map(jnp.copy, state.params) for name in judges}
     top = {name: jnp.full(runs, -jnp.inf) for name in judges}
@@ -114,7 +114,7 @@ def _on_device(arrays: Arrays) -> dict[str, Array]:
     return {name: jnp.asarray(x) for name, x in arrays.items()}
 
 
-def _initial(tasks: Sequence[Task]) -> State:
+def initial(tasks: Sequence[Task]) -> State:
     """Return the stacked states before the first step, each as its task alone would begin."""
     keys = jnp.stack([program.run_key(seed, b"init") for seed in (task.config.seed for task in tasks)])  # type: ignore[attr-defined]
     state = jax.jit(jax.vmap(tasks[0].init))(keys)
@@ -138,7 +138,7 @@ def _judge(score: Score) -> Callable[..., Array]:
     return judged
 
 
-def _epoch(task: Task, count: int, batch_size: int, gather: Callable[..., dict[str, Array]]) -> Callable[..., Any]:
+def epoch_of(task: Task, count: int, batch_size: int, gather: Callable[..., dict[str, Array]]) -> Callable[..., Any]:
     """Return the compiled epoch of all runs: (state, mean loss of each run, its refused steps)."""
     steps = steps_of(count, batch_size)
 

@@ -56,7 +56,7 @@ class Window:
     flags: tuple[str, ...]  # what quality control noticed and kept; APART
     modality: str = "eeg"  # "eeg", "meg", "fmri", …
     unit: str = "µV"
-    sensor_kind: tuple[str, ...] = ()  # of each channel, by MNE's channel types: "eeg", "mag", "grad", …; (): ELECTRODE
+    sensor_kind: tuple[str, ...] = ()  # of each channel: "eeg", "mag", "grad_axial", "grad_planar", …; (): ELECTRODE
 
 
 TEXTS = ("reference", "dataset", "subject", "session", "recording", "label", "stimulus", "licence", "modality", "unit")

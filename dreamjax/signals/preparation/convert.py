@@ -23,7 +23,7 @@ from dreamjax.signals.recordings.electrodes import position_file
 from dreamjax.signals.recordings.identity import Identity
 from dreamjax.signals.recordings.opening import open_recording, recording_from_raw
 from dreamjax.signals.recordings.readers import companions
-from dreamjax.signals.recordings.readers.bids import bids_root, sidecars
+from dreamjax.signals.recordings.readers.bids import FACTS, bids_root, sidecars
 from dreamjax.signals.recordings.readers.recording import Recording, Source
 from dreamjax.storage import manifest
 
@@ -37,7 +37,7 @@ COMPANIONS = {
     ".eeg": (".21e", ".21E", ".pnt", ".PNT", ".log", ".LOG"),
     **dict.fromkeys((".npy", ".mat", ".csv", ".tsv", ".txt"), (".json",)),
 }
-BIDS_SIDECARS = ("_channels.tsv", "_electrodes.tsv", "_coordsystem.json", "_events.tsv", "_eeg.json")
+BIDS_SIDECARS = ("_channels.tsv", "_electrodes.tsv", "_coordsystem.json", "_events.tsv", *FACTS)
 UNKNOWN = "unknown"  # corpus of recordings that belong to no known one
 EMPTY = hashlib.sha256().hexdigest()  # the hash of an empty file
 HASH_SAMPLES = 1 << 16  # of every channel, hashed at once
@@ -133,8 +133,13 @@ def convert(task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
     beat()
 
     def build(part: Path) -> PartSummary:
+        options = task.options
         recording = open_recording(
-            task.source, unit_scale=_unit_scale(task), strict=task.options.strict, electrodes=task.options.electrodes
+            task.source,
+            unit_scale=_unit_scale(task),
+            strict=options.strict,
+            electrodes=options.electrodes,
+            modality=options.modality,
         )
         if table := event_table(task):
             recording = events.with_event_table(recording, table, stimuli=task.options.stimuli or None)
@@ -162,7 +167,12 @@ def convert_raw(raw: "mne.io.BaseRaw", task: RecordingTask, beat: Callable[[], N
     about = {name: getattr(source, name) for name in ("dataset", "subject", "session", "licence")}
     electrodes = task.options.electrodes
     recording = recording_from_raw(
-        raw, name=source.path, **about, unit_scale=_unit_scale(task), change=electrodes.apply
+        raw,
+        name=source.path,
+        **about,
+        unit_scale=_unit_scale(task),
+        modality=task.options.modality,
+        change=electrodes.apply,
     )
     digest = hashlib.sha256(repr((recording.ch_names, recording.sfreq, recording.n_samples)).encode())
     for start in range(0, recording.n_samples, HASH_SAMPLES):
@@ -180,6 +190,7 @@ def _fingerprint(task: RecordingTask) -> list[str]:
         repr(task.options.strict),
         tables,
         *task.options.electrodes.fingerprint(),
+        *([] if task.options.modality == "auto" else [task.options.modality]),
         *(task.corpus, task.source.licence, who.subject, who.session, who.recording),
     ]
 
@@ -206,6 +217,9 @@ def convert_recording(recording: Recording, task: RecordingTask, part: Path, bea
         "judged": windows.judged,
         "ch_names": list(windows.ch_names),
         "reference_recorded": recording.reference,
+        "modality": recording.modality,
+        "unit": recording.unit,
+        "compensation": recording.compensation,
         "plan": plan.as_json(),
         "sd_uv": [rounded(s) for s in plan.sd],
         "tables": tables_hash(task.source, event_table(task)),

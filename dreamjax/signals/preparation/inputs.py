@@ -14,6 +14,7 @@ from dreamjax.signals.preparation.parts import PartSummary
 from dreamjax.signals.preparation.workers import Outcome
 from dreamjax.signals.recordings.electrodes import Electrodes
 from dreamjax.signals.recordings.identity import SplitRequest, published_name
+from dreamjax.signals.recordings.readers.modalities import Modality
 from dreamjax.storage import manifest
 from dreamjax.typing import JsonDict
 
@@ -24,6 +25,8 @@ OPTIONS = {
     "implausible": "keep-implausible",
     "plausible_low_uv": "plausible-uv LOW",
     "plausible_high_uv": "plausible-uv HIGH",
+    "plausible_low_ft": "plausible-ft LOW",
+    "plausible_high_ft": "plausible-ft HIGH",
     "by": "split-by",
     "fractions": "splits",
     "fractions_of_images": "splits",
@@ -55,6 +58,7 @@ class PrepareOptions:
     # of recordings alone
     unit_scales: Mapping[str, float] = field(default_factory=dict)  # dataset name ("" for all) → factor
     electrodes: Electrodes = field(default_factory=Electrodes)  # their names and positions
+    modality: Modality = "auto"  # which sensors are read where a recording has both; auto: EEG or MEG, by their number
     dataset: str | None = None  # as in recordings.find_sources, like the next
     subject_pattern: str | None = None
 

@@ -60,6 +60,9 @@ class PartSummary(TypedDict, total=False):
     valid_samples: int
     ch_names: list[str]
     reference_recorded: str
+    modality: str
+    unit: str
+    compensation: int | None  # grade of the gradient compensation of MEG
     plan: dict[str, Any]  # `RecordingPlan.as_json`
     sd_uv: list[float | None]
     warning: str

@@ -8,7 +8,7 @@ plateaus).
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 
 from dreamjax.console import counted
 from dreamjax.errors import UserError
+from dreamjax.signals.recordings.readers.meg_sensors import MEG
 
 MAINS = (50.0, 60.0)  # Hz
 RAILED = 4.0  # times `noisy`: an input that is held at its own extreme beyond this is at its limit
@@ -74,7 +75,7 @@ class MegLimits(QualityLimits):
     plausible_low_ft: float = 5.0
     plausible_high_ft: float = 2000.0
 
-    unit, sensor_kinds = "fT", ("mag", "grad")
+    unit, sensor_kinds = "fT", MEG
     flat = property(lambda self: self.flat_ft)
     noisy = property(lambda self: self.noisy_ft)
     plausible = property(lambda self: (self.plausible_low_ft, self.plausible_high_ft))
@@ -134,15 +135,20 @@ class ChannelStatistics:
         return tuple(f"{counted(len(ch), 'channel')} {what}: {', '.join(ch)}" for what, ch in notes.items() if ch)
 
 
-def limits_for(modality: str, chosen: QualityLimits) -> QualityLimits:
-    """Return the limits of a recording: `chosen` where they are of its modality, else the modality's own.
+def limits_for(modality: str, chosen: QualityLimits, *others: QualityLimits) -> QualityLimits:
+    """Return the limits of a recording: those of `chosen` or `others` that are of its modality, else the modality's.
 
-    Raise UserError for a modality without limits.
+    The limits without a unit are those of `chosen`, where they are not its defaults. Raise UserError for a modality
+    without limits.
     """
     if modality not in LIMITS:
         raise UserError(f"unknown modality {modality!r}; there are quality limits for {', '.join(LIMITS)}")
-    defaults = LIMITS[modality]
-    return chosen if type(chosen) is type(defaults) else replace(defaults, implausible=chosen.implausible)
+    if type(chosen) is type(LIMITS[modality]):
+        return chosen
+    defaults = next((one for one in others if type(one) is type(LIMITS[modality])), LIMITS[modality])
+    usual = type(chosen)()
+    shared = {field.name: getattr(chosen, field.name) for field in fields(QualityLimits)}
+    return replace(defaults, **{name: value for name, value in shared.items() if value != getattr(usual, name)})
 
 
 def mains_frequency(stretches: Sequence[Float[np.ndarray, "channels time"]], sfreq: float) -> float | None:

@@ -20,6 +20,7 @@ from dreamjax.reports.pages import Page, Section
 from dreamjax.reports.tables import Table
 from dreamjax.signals.preparation.inputs import ReportLayout
 from dreamjax.signals.preparation.parts import CLASSES, PartSummary
+from dreamjax.signals.preparation.quality import MegLimits, limits_for
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings import identity
 from dreamjax.signals.recordings.events import in_order
@@ -205,11 +206,18 @@ def steps(settings: WindowSettings, plans: Sequence[JsonDict]) -> list[tuple[str
         ("sampling rate", f"{settings.sfreq:g} Hz (rational polyphase)"),
         ("reference", f"{settings.reference}; " + ", ".join(f"{reference} ({n})" for reference, n in references)),
         ("windows", f"{settings.samples} samples = {settings.samples / settings.sfreq:g} s, every {stride} samples"),
-        ("quality", ", ".join(f"{k} {v}" for k, v in vars(settings.limits).items())),
+        ("quality", ", ".join(f"{k} {v}" for k, v in limits_of(settings, plans).items())),
     ]
     if settings.events.source:
         rows.append(("events", ", ".join(f"{k} {v}" for k, v in vars(settings.events).items() if k != "source")))
     return rows
+
+
+def limits_of(settings: WindowSettings, plans: Sequence[JsonDict]) -> JsonDict:
+    """Return the limits by which recordings of these plans were judged: of EEG, of MEG, or of both."""
+    meg = [plan.get("unit") == MegLimits.unit for plan in plans]
+    limits = dict(vars(limits_for("meg", settings.limits, settings.meg_limits))) if any(meg) else {}
+    return limits if meg and all(meg) else limits | vars(settings.limits)
 
 
 def _range(values: Sequence[float]) -> str:

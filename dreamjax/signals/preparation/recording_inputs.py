@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from dreamjax.console import counted, log
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import convert, copies, inputs, parts, quality_report
+from dreamjax.signals.preparation import convert, copies, inputs, parts, quality, quality_report
 from dreamjax.signals.preparation.inputs import ConvertedPart, Done, Failed, PrepareOptions, ReportLayout
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.preparation.workers import Outcome
@@ -23,6 +24,7 @@ from dreamjax.signals.recordings.scrub import scrubbed
 from dreamjax.storage import manifest
 from dreamjax.typing import JsonDict
 
+UNIT = "µV"  # of datasets that state none
 COMPANIONS_HASHED = 2  # rules from which on an input's hash covers the files that it names
 ACCESSION = re.compile(r"(ds|on|nm)\d{6}")  # OpenNeuro, its anonymised deposits, NEMAR
 INFERRED = {"folder": "names of folders", "file name": "names of files", "header": "codes in headers"}
@@ -36,6 +38,9 @@ OF_DATASET = (
     "warning",
     "notes",
     "plan",
+    "modality",
+    "unit",
+    "compensation",
 )  # summary → dataset.json
 
 
@@ -106,6 +111,7 @@ class RecordingInputs:
             sorted(options.unit_scales.items()),
             options.strict,
             *([fingerprint] if (fingerprint := options.electrodes.fingerprint()) else []),  # as before this setting
+            *([] if options.modality == "auto" else [options.modality]),
             records.FORMAT,
             self._event_table(),
         ])  # fmt: skip
@@ -134,6 +140,7 @@ class RecordingInputs:
         return {
             "--strict": self.options.strict,
             "--channels": inputs.digest(electrodes.channels),
+            "--modality": self.options.modality,
             "--montage": inputs.digest(electrodes.fingerprint()[-1:] if electrodes.montage else []),
             "table of --events": self._event_table(),
         }
@@ -254,6 +261,12 @@ class RecordingInputs:
                 name: _corpus([part for part in done if part.summary["dataset"] == name])
                 for name in sorted({r["dataset"] for r in summaries})
             },
+            "modalities": dict(sorted(Counter(r.get("modality", "eeg") for r in summaries).items())),
+            **(
+                {"unit": " or ".join(units)}
+                if (units := sorted({r.get("unit", UNIT) for r in summaries})) != [UNIT]
+                else {}
+            ),
             "settings": self.settings.as_json(),
             "choices": self._choices(),
             "rules": parts.RULES,
@@ -267,6 +280,13 @@ class RecordingInputs:
             "inputs": entries,
             "failed_inputs": sorted(self._failed_input(part.task) for part in failed if not part.for_now),
         }
+
+    def _limits(self, done: Done) -> list[quality.QualityLimits]:
+        """Return the limits of the modalities of the parts, first that of which there are most; else those of EEG."""
+        settings = self.settings
+        modalities = Counter(part.summary.get("modality", "eeg") for part in done)
+        chosen = [name for name, _ in modalities.most_common()] or ["eeg"]
+        return [quality.limits_for(name, settings.limits, settings.meg_limits) for name in chosen]
 
     def rejects(self, done: Done, failed: Failed) -> Sequence[JsonDict]:
         """Return the lines of rejects.jsonl. A recording is named by its id: file names may name a person."""
@@ -288,13 +308,14 @@ class RecordingInputs:
 
     def report_layout(self, done: Done, splits: Sequence[str]) -> ReportLayout:
         """Return how the quality report shows the parts."""
-        settings, limits = self.settings, self.settings.limits
+        settings = self.settings
+        limits = self._limits(done)[0]
         return ReportLayout(
             names=[part.task.identity.recording for part in done],
             splits=splits,
             split_note=split_note([part.task.source for part in done]),
             steps=quality_report.steps(settings, [part.summary["plan"] for part in done]),
-            unit=limits.unit,
+            unit=" or ".join(one.unit for one in self._limits(done)),
             plausible=limits.plausible,
             sfreq=settings.sfreq,
             first=settings.event_first,
@@ -309,7 +330,7 @@ class RecordingInputs:
             {"path": copy.source.name, "of": copy.of.task.source.name, "how": copy.how}
             for copy in self.copies(done, failed)
         ]
-        limits = dict(vars(self.settings.limits))
+        limits = {name: value for one in reversed(self._limits(done)) for name, value in vars(one).items()}
         return {
             "implausible": implausible,
             "failed": _failures(failed),

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from dreamjax.errors import UserError
 from dreamjax.signals.preparation import filters, quality
 from dreamjax.signals.preparation.window_settings import WindowSettings
-from dreamjax.signals.recordings.readers.modalities import other_sensors
+from dreamjax.signals.recordings.readers.modalities import no_sensors
 from dreamjax.signals.recordings.readers.recording import Recording
 
 BLOCK_VALUES = 4_000_000  # channels x samples held at once, as recorded
@@ -183,16 +183,12 @@ def _design(
 def make_plan(recording: Recording, settings: WindowSettings) -> tuple[RecordingPlan, FilteredSignal]:
     """Resolve the settings for a recording, from one pass over it (or over stretches of a long one).
 
-    Raise UserError where the recording has no EEG channel or no usable sampling rate.
+    Raise UserError where the recording has no channel of its modality or no usable sampling rate.
     """
-    limits = quality.limits_for(recording.modality, settings.limits)
+    limits = quality.limits_for(recording.modality, settings.limits, settings.meg_limits)
     picks = [i for i, kind in enumerate(recording.sensor_kind) if kind in limits.sensor_kinds]
     if not picks:
-        others = other_sensors(recording.sensor_kind)
-        wanted = "EEG" if recording.modality == "eeg" else recording.modality
-        raise UserError(
-            f"no {wanted} channel" + (f", only other sensors, {others}: this version reads EEG only" if others else "")
-        )
+        raise UserError(no_sensors(recording.sensor_kind, recording.modality))
     line, line_source = _line(recording, picks, settings)
     low, high = _band(recording, settings)
     chain = _design(recording, settings, line, low, high)

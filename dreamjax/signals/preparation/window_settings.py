@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from dreamjax.signals.preparation.quality import EegLimits, QualityLimits
+from dreamjax.signals.preparation.quality import EegLimits, MegLimits, QualityLimits
 from dreamjax.signals.recordings.events import sample_of
 
 LONGEST = 1e9  # s, or ms; no time around an event is as long
@@ -42,6 +42,7 @@ class WindowSettings:
     stride: int | None = None  # samples between windows; None for no overlap
     min_fraction: float = 0.25  # a shorter trial or recording is padded if it fills at least this much of a window
     limits: QualityLimits = field(default_factory=EegLimits)
+    meg_limits: MegLimits = field(default_factory=MegLimits)  # of recordings of MEG; those without a unit: `limits`
     events: EventWindows = field(default_factory=EventWindows)
 
     def __post_init__(self) -> None:
@@ -87,6 +88,9 @@ class WindowSettings:
             values["events"]["source"] = "table"
         if not self.events.keep_labels:  # as in versions without this setting
             del values["events"]["keep_labels"]
+        units = {name: value for name, value in values.pop("meg_limits").items() if name.endswith("_ft")}
+        if self.meg_limits != MegLimits():
+            values["meg_limits"] = units
         return values
 
 

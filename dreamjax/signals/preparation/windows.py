@@ -1,4 +1,4 @@
-"""A recording → windows in µV at one sampling rate: band, notch, resampling, reference, events, quality control.
+"""A recording → windows in µV or fT at one sampling rate: band, notch, resampling, reference, events, quality control.
 
 Every step is a field of `WindowSettings`, and what was done to one recording is its `RecordingPlan`. The recording is
 read in blocks, so memory does not grow with its length, and the result does not depend on the blocks.

@@ -130,8 +130,9 @@ def _place(contents: Contents, positions: dict[str, Float[np.ndarray, "3"]], ori
         keys = [pair[1:] for pair in keys]
     unknown = np.full(3, np.nan)
     xyz = [next((positions[key] for key in pair if key in positions), unknown) for pair in keys]
-    contents.positions = np.array(xyz, float).reshape(-1, 3)
-    placed = [i for i, kind in enumerate(kinds) if kind == "eeg" and np.isfinite(contents.positions[i]).all()]
+    places = np.array(xyz, float).reshape(-1, 3)
+    contents.place(places)
+    placed = [i for i, kind in enumerate(kinds) if kind == "eeg" and np.isfinite(places[i]).all()]
     if not placed:
         raise UserError(
             f"{origin}: it has no electrode of this recording, whose channels are {listed(names)}; "

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from dreamjax.console import counted
 from dreamjax.errors import UserError, nearest
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, once_each, settle_names
 from dreamjax.signals.recordings.scrub import error_text
@@ -39,6 +40,8 @@ ABSENT = ("", "n/a", "na", "nan")
 MAX_CODE = 64  # characters; a trial type is a name, not a text
 MISSING_NAMED = 5  # number of missing images that are named
 STIM_PIECE = 1 << 20  # samples of stimulus channels held at once
+COMBINED = re.compile(r"STI ?(101|014)")  # of Neuromag systems: all the trigger lines as one number
+LINE = re.compile(r"STI ?001")  # … and the first line; BTi's STI 013 and 014 are two inputs
 MOST_CHANGES = 0.05  # of the samples; a stimulus channel that changes more often carries noise
 
 Annotations = Sequence[tuple[float, float, str]]  # onset in s, duration in s, text
@@ -188,6 +191,13 @@ def add_stim_events(contents: Contents) -> None:
     stim = [i for i, kind in enumerate(types) if kind == "stim"]
     if not stim or contents.events:
         return
+    combined = [i for i in stim if COMBINED.fullmatch(contents.labels[i].strip())]
+    if combined and any(LINE.fullmatch(contents.labels[i].strip()) for i in stim):
+        contents.notes.append(
+            f"events from {contents.labels[combined[0]].strip()}, which has the codes of the other "
+            f"{counted(len(stim) - 1, 'stimulus channel')}"
+        )
+        stim = combined[:1]
     events = stim_events(contents, stim)
     if len(events) > MOST_CHANGES * len(stim) * contents.n_samples:
         contents.notes.append(f"{len(events)} changes on a stimulus channel are noise, not events")

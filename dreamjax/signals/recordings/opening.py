@@ -1,8 +1,8 @@
-"""Open any EEG recording → `Recording`: µV, names, types, positions, contiguous spans, events; no personal data.
+"""Open any EEG or MEG recording → `Recording`: names, types, positions, contiguous spans, events; no personal data.
 
     sources = find_sources(["study/"])          # files, folders, BIDS roots
     with_names = open_recording(sources[0])     # the signal stays on disk
-    signal = with_names.read(0, 512)            # float64, µV
+    signal = with_names.read(0, 512)            # float64, µV or fT
 
 A reader in C may crash the whole process on a hostile file: `prepare` opens every recording in a child process.
 """
@@ -20,6 +20,7 @@ from dreamjax.signals.recordings.readers import (
     delimited,
     edf,
     matlab_array,
+    meg,
     mne_formats,
     mne_reader,
     numpy_array,
@@ -30,6 +31,7 @@ from dreamjax.signals.recordings.readers import (
 from dreamjax.signals.recordings.readers.bids import apply_sidecars
 from dreamjax.signals.recordings.readers.find import NOT_REGULAR, find_sources, source_of, survey
 from dreamjax.signals.recordings.readers.mne_reader import recording_from_raw
+from dreamjax.signals.recordings.readers.modalities import Modality
 from dreamjax.signals.recordings.readers.recording import Recording, Source, assemble
 from dreamjax.signals.recordings.scrub import error_text
 
@@ -43,6 +45,7 @@ READERS = {
     "muse": tables.open_muse, "mind_monitor": tables.open_mind_monitor, "openbci": tables.open_openbci,
     "emotiv": tables.open_emotiv, "arff": tables.open_arff,
     "edf": edf.open_edf, "uci": uci.open_uci, "numpy": numpy_array.open_numpy, "matlab": matlab_array.open_matlab,
+    "ctf": meg.open_ctf, "kit": meg.open_kit, "bti": meg.open_bti,
     "csv": delimited.open_delimited, "xdf": xdf.open_xdf,
 }  # fmt: skip
 
@@ -53,6 +56,7 @@ def open_recording(
     unit_scale: float | None = None,
     strict: bool = False,
     electrodes: Electrodes | None = None,
+    modality: Modality = "auto",
 ) -> Recording:
     """Open one recording. Its signal is read later, span by span.
 
@@ -63,6 +67,7 @@ def open_recording(
       unit_scale: the signal is multiplied by it; for headers whose unit is wrong. Default: the corpus's, else 1.
       strict: refuse a file that is shorter than its header states, instead of keeping its complete records.
       electrodes: names and positions that take precedence over those of the file.
+      modality: which sensors are read of a recording that has both, EEG or MEG; "auto": those of which there are more.
 
     Raises:
       UserError: one sentence: which file, what is wrong with it, what to do.
@@ -99,7 +104,7 @@ def open_recording(
                 unit_scale = corpus.unit_scale.get(source.reader)
         if electrodes:
             electrodes.apply(contents)
-        recording = assemble(source, contents, unit_scale)
+        recording = assemble(source, contents, unit_scale, modality)
     except (UserError, MemoryError):
         raise
     except PermissionError as e:

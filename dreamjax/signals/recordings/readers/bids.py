@@ -21,19 +21,22 @@ from dreamjax.console import counted
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.events import ABSENT, events_of_table, number, read_table
 from dreamjax.signals.recordings.montage import names_other_sensor, standard_name
+from dreamjax.signals.recordings.readers.meg_sensors import MEG
+from dreamjax.signals.recordings.readers.modalities import BTI
 from dreamjax.signals.recordings.readers.recording import Contents, listed, rescale
 from dreamjax.signals.recordings.scrub import error_text
 from dreamjax.signals.recordings.units import microvolts
 from dreamjax.typing import JsonDict
 
 _KINDS = {"eeg": "EEG", "eog": "EOG VEOG HEOG", "ecg": "ECG", "emg": "EMG", "stim": "TRIG", "ref": "REF",
-          "seeg": "SEEG", "ecog": "ECOG", "dbs": "DBS", "mag": "MEGMAG", "grad": "MEGGRADAXIAL MEGGRADPLANAR",
-          "ref_meg": "MEGREFMAG MEGREFGRADAXIAL MEGREFGRADPLANAR",
+          "seeg": "SEEG", "ecog": "ECOG", "dbs": "DBS", "mag": "MEGMAG", "grad_axial": "MEGGRADAXIAL",
+          "grad_planar": "MEGGRADPLANAR", "ref_meg": "MEGREFMAG MEGREFGRADAXIAL MEGREFGRADPLANAR",
           "misc": "EYEGAZE MISC GSR RESP PPG TEMP PUPIL AUDIO SYSCLOCK ADC DAC OTHER"}  # fmt: skip
 TYPES = {name: kind for kind, names in _KINDS.items() for name in names.split()}  # of channels.tsv
 SPDX = {"cc0": "CC0-1.0", "cc0 1.0": "CC0-1.0", "cc-0": "CC0-1.0", "pddl": "PDDL-1.0", "cc-by": "CC-BY-4.0",
         "cc by 4.0": "CC-BY-4.0", "cc-by-4.0": "CC-BY-4.0", "cc by": "CC-BY-4.0", "cc-by-sa-4.0": "CC-BY-SA-4.0",
         "cc by-sa 4.0": "CC-BY-SA-4.0", "cc-by-nc-4.0": "CC-BY-NC-4.0", "odc-by": "ODC-By-1.0"}  # fmt: skip
+FACTS = ("_eeg.json", "_meg.json")
 LICENCE = re.compile(
     r"(CC0|CC-BY(-NC)?(-SA|-ND)?|ODC-By|ODbL|PDDL|CDLA-(Permissive|Sharing)|OGL-UK|etalab|MIT|Apache|BSD|[AL]?GPL|MPL|EUPL)"
     r"(-\d[\d.]*)?(-Clause|-only|-or-later)?"
@@ -71,6 +74,8 @@ def entities(name: str) -> dict[str, str]:
 def sidecars(path: Path, suffix: str) -> Iterator[Path]:
     """Yield the sidecars of a recording that end in `suffix`, nearest first: same entities, in its folder or above."""
     root = bids_root(path)
+    if BTI.fullmatch(path.name):  # in BIDS its folder has the recording's name
+        path = path.parent
     mine = entities(path.name)
     if root is None or "sub" not in mine:
         return
@@ -98,7 +103,8 @@ def apply_sidecars(path: Path, contents: Contents) -> Contents:
         contents.types = ["seeg" if kind == "eeg" else kind for kind in kinds]
     if sidecar := next(sidecars(path, "_channels.tsv"), None):
         _channels(sidecar, contents)
-    _facts(dict(ChainMap(*map(_json, sidecars(path, "_eeg.json")))), contents)  # the nearest wins
+    facts = [_json(file) for end in FACTS for file in sidecars(path, end)]
+    _facts(dict(ChainMap(*facts)), contents)  # the nearest wins
     if sidecar := next(sidecars(path, "_electrodes.tsv"), None):
         system = next(sidecars(path, "_coordsystem.json"), None)
         _electrodes(sidecar, _json(system) if system else {}, contents)
@@ -116,7 +122,9 @@ def _channels(table: Path, contents: Contents) -> None:
     types, bad = list(contents.types) or ["eeg"] * len(contents.labels), list(contents.bad)
     for i, label in enumerate(contents.labels):
         row = rows.get(label.strip(), {})
-        types[i] = TYPES.get(row.get("type", "").upper(), types[i])
+        kind = TYPES.get(row.get("type", "").upper(), types[i])
+        if types[i] not in MEG or kind == "misc":  # the coil type in the file says more than the table
+            types[i] = kind
         if row.get("status", "").lower() == "bad":
             bad.append(label)
     contents.types, contents.bad = types, bad
@@ -212,7 +220,7 @@ def _electrodes(table: Path, system: JsonDict, contents: Contents) -> None:
             contents.notes.append("positions in a coordinate system that is not known, not used")
         return
     matrix, origin = rotation
-    contents.positions = (xyz - origin) @ matrix.T * unit
+    contents.place((xyz - origin) @ matrix.T * unit)
 
 
 def head_frame(system: str, landmarks: JsonDict) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.readers import uci
+from dreamjax.signals.recordings.readers import meg, uci
 from dreamjax.signals.recordings.readers.mne_formats import MATLAB_5, sections
 from dreamjax.signals.recordings.readers.recording import Source
 
@@ -41,6 +41,10 @@ def named_in(source: Source) -> list[Path]:
         return sorted(_folder(path).signals.mentioned(_unpacked(path)) - {path})
     if source.reader == "fif":
         return _parts(path)
+    if source.reader == "bti":
+        return meg.bti_files(path)
+    if source.reader == "kit":
+        return sorted(meg.kit_files(path).values())
     return uci.trials_of(path)[1:] if source.reader == "uci" else []
 
 

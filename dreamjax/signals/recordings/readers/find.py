@@ -19,7 +19,7 @@ from dreamjax.signals.recordings.corpora.recording_corpora import corpus_of
 from dreamjax.signals.recordings.identity import UNKNOWN
 from dreamjax.signals.recordings.readers import companions, delimited, subjects
 from dreamjax.signals.recordings.readers.bids import bids_root, licence_of
-from dreamjax.signals.recordings.readers.modalities import other_modality
+from dreamjax.signals.recordings.readers.modalities import BTI, MARKERS, OF_BTI, READ, other_modality
 from dreamjax.signals.recordings.readers.numpy_array import sidecar_of
 from dreamjax.signals.recordings.readers.recording import Source
 from dreamjax.signals.recordings.readers.uci import trials_of
@@ -35,7 +35,7 @@ HEAD_BYTES = 1 << 15  # of a table, with the names of a few hundred channels
 BY_SUFFIX = {
     ".edf": "edf", ".bdf": "edf", ".rec": "edf", ".gdf": "gdf", ".vhdr": "brainvision", ".ahdr": "brainvision",
     ".set": "eeglab", ".fif": "fif", ".mff": "egi", ".nxe": "eximia", ".npy": "numpy", ".arff": "arff",
-    ".xdf": "xdf", ".xdfz": "xdf",
+    ".xdf": "xdf", ".xdfz": "xdf", ".ds": "ctf", ".sqd": "kit", ".con": "kit",
 }  # fmt: skip
 COMPANIONS = {
     suffix: what
@@ -52,6 +52,8 @@ COMPANIONS = {
         "code": ".py .m",
         "image": ".png .jpg .jpeg .gif",
         "annotations": ".event",
+        "part of a CTF recording, whose .ds folder is read": ".meg4 .res4 .hc",
+        "head shape of a KIT recording": ".hsp",
         "checksums": ".sha256 .md5",
     }.items()
     for suffix in suffixes.split()
@@ -267,6 +269,10 @@ def readers_of(path: Path) -> dict[str, str] | Ignored:
     if kind := re.search(r"[-_](eve|ave|cov|fwd|inv|trans|ica|proj|src|bem|sol)\.fif(\.gz)?$", name):
         what = "averages (evoked responses), not a recording" if kind.group(1) == "ave" else "no recording"
         return Ignored(str(path), f"a FIF file with {what}", companion=True)
+    if MARKERS.fullmatch(name):
+        return Ignored(str(path), "head position markers of a KIT recording", companion=True)
+    if name in OF_BTI and any(BTI.fullmatch(near.name) for near in path.parent.iterdir()):
+        return Ignored(str(path), "companion of a BTi (4D Neuroimaging) recording", companion=True)
     if later_part(path):
         return Ignored(str(path), "a later part of a split FIF file, read with its first part", companion=True)
     if suffix == ".eeg" and head(path, 16).startswith(b"EEG-"):
@@ -292,8 +298,12 @@ def readers_of(path: Path) -> dict[str, str] | Ignored:
         reader = "xdf"
     elif suffix == ".mat" and sidecar_of(path).is_file():
         reader = "matlab"
+    elif BTI.fullmatch(name):
+        if not (path.parent / "config").is_file():
+            return Ignored(str(path), "an MEG recording (BTi, 4D Neuroimaging) without its config next to it")
+        reader = "bti"
     elif what := other_modality(path):
-        return Ignored(str(path), f"{what}; this version reads EEG only")
+        return Ignored(str(path), f"{what}; {READ}")
     if reader:
         return {"": reader}
     if suffix in COMPANIONS:

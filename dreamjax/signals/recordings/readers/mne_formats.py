@@ -17,6 +17,7 @@ from dreamjax.signals.recordings.readers.mne_reader import (
     COMPRESSED_FLOOD,
     contents_of_epochs,
     open_with_mne,
+    quiet,
     reading,
     require_mne,
 )
@@ -133,6 +134,8 @@ def open_fif(source: Source, strict: bool) -> Contents:
             epochs = require_mne().read_epochs(source.path, preload=False)
             contents = contents_of_epochs(epochs, "fif epochs")
     except UserError as e:
+        if _is_averages(source.path):
+            raise UserError(f"{source.path}: a FIF file with averages (evoked responses), not a recording") from e
         if "Could not find epochs" not in str(e):
             raise
         raise UserError(
@@ -141,6 +144,14 @@ def open_fif(source: Source, strict: bool) -> Contents:
     if epochs.metadata is not None:
         contents.notes.append(f"the table of metadata of the trials ({len(epochs.metadata.columns)} columns) left out")
     return contents
+
+
+def _is_averages(path: str) -> bool:
+    try:
+        with quiet():
+            return bool(require_mne().read_evokeds(path, proj=False))
+    except Exception:  # whatever else it is
+        return False
 
 
 # ---------------------------------------------------------------------------------------------------------------- GDF

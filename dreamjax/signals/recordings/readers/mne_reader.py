@@ -15,7 +15,8 @@ from jaxtyping import Float
 
 from dreamjax.errors import UserError, require
 from dreamjax.signals.recordings.events import add_stim_events, cut_spans, keep_codes, trial_types
-from dreamjax.signals.recordings.readers.modalities import SENSORS
+from dreamjax.signals.recordings.readers import meg_sensors
+from dreamjax.signals.recordings.readers.modalities import SENSORS, Modality
 from dreamjax.signals.recordings.readers.recording import Contents, Event, Recording, Source, assemble, end_to_end
 from dreamjax.signals.recordings.scrub import error_text
 
@@ -115,33 +116,36 @@ def recording_from_raw(
     session: str = "",
     licence: str = "unknown",
     unit_scale: float | None = None,
+    modality: Modality = "auto",
     change: Callable[[Contents], None] = lambda contents: None,
 ) -> Recording:
     """Return a `Recording` over an `mne.io.Raw`, in memory or on disk: for data that only your own code can load.
 
-    `change` may alter names, types and positions first (`Electrodes.apply`).
+    `change` may alter names, types and positions first (`Electrodes.apply`). `modality`: of a Raw with both, EEG or
+    MEG sensors; "auto": those of which there are more.
     """
     source, contents = Source(name, "raw", dataset, subject, session, licence), contents_of_raw(raw, "raw")
     add_stim_events(contents)
     change(contents)
-    return assemble(source, contents, unit_scale)
+    return assemble(source, contents, unit_scale, modality)
 
 
-def recording_from_epochs(epochs: "mne.BaseEpochs", *, name: str = "epochs") -> Recording:
+def recording_from_epochs(epochs: "mne.BaseEpochs", *, name: str = "epochs", modality: Modality = "auto") -> Recording:
     """Return a `Recording` over `mne.Epochs`: pre-cut trials, labelled by their events."""
-    return assemble(Source(name, "epochs"), contents_of_epochs(epochs, "epochs"))
+    return assemble(Source(name, "epochs"), contents_of_epochs(epochs, "epochs"), modality=modality)
 
 
 def contents_of_epochs(epochs: "mne.BaseEpochs", format_: str) -> Contents:
     """Return the trials of Epochs end to end, each a separate segment; an event number replaces free text."""
-    signal = np.asarray(epochs.get_data(copy=False) * 1e6, np.float32)  # trials x channels x time
+    factors = factors_of(epochs.info, epochs.get_channel_types())
+    signal = np.asarray(epochs.get_data(copy=False) * factors, np.float32)  # trials x channels x time
     count, _, length = signal.shape
     names = {code: name for name, code in epochs.event_id.items()}
     texts = [str(names.get(code, code)) for code in epochs.events[:, 2]]
     labels = trial_types(texts, names_in(epochs.info))
     codes = [label or str(code) for label, code in zip(labels, epochs.events[:, 2], strict=True)]
     with quiet():
-        contents = contents_of_raw(require_mne().io.RawArray(signal[0] * 1e-6, epochs.info), format_)
+        contents = contents_of_raw(require_mne().io.RawArray(signal[0] / factors, epochs.info), format_)
     if "" in labels:
         contents.notes.append(f"{labels.count('')} trials have the number of their event as label, not its free text")
     onset = int(-epochs.tmin * epochs.info["sfreq"] + 0.5)  # the event's sample in a trial
@@ -161,7 +165,8 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
     """
     info = raw.info
     sfreq, notes = float(info["sfreq"]), list[str]()
-    types = [_TYPES.get(kind, "misc") for kind in raw.get_channel_types()]
+    mne_types = raw.get_channel_types()
+    types = [meg_sensors.kind_of(ch, _TYPES.get(kind, "misc")) for ch, kind in zip(info["chs"], mne_types, strict=True)]
     onsets = raw.annotations.onset - raw.first_time  # MNE counts them from before the first sample, dated or not
     rows = zip(onsets, raw.annotations.duration, raw.annotations.description, strict=True)
     annotations = [(float(onset), float(duration), str(text)) for onset, duration, text in rows]
@@ -169,7 +174,11 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
     events = keep_codes(annotations, sfreq, names_in(info) | set(forbidden), notes, free_text)
     segments = cut_spans(annotations, sfreq, raw.n_times, notes)
 
-    factors = np.array([[1.0] if kind == "stim" else [1e6] for kind in types])
+    factors = factors_of(info, mne_types)
+    compensation = meg_sensors.compensation_of(info, types)
+    if compensation is not None:
+        notes.append(f"gradient compensation of grade {compensation}, as recorded" if compensation else
+                     "recorded without gradient compensation (grade 0)")  # fmt: skip
 
     def read(start: int, stop: int, picks: Sequence[int]) -> Float[np.ndarray, "channels time"]:
         with quiet():
@@ -182,7 +191,8 @@ def contents_of_raw(raw: "mne.io.BaseRaw", format_: str, forbidden: Collection[s
         n_samples=raw.n_times,
         reader=read,
         types=types,
-        positions=positions_of(info),
+        positions=positions_of(info, types, notes),
+        compensation=compensation,
         reference="average" if info["custom_ref_applied"] and "average" in str(info["projs"]).lower() else None,
         highpass=float(info["highpass"]) or None,
         lowpass=float(info["lowpass"]) if 0 < info["lowpass"] < sfreq / 2 else None,
@@ -210,8 +220,26 @@ def names_in_file(names: Sequence[str]) -> list[str]:
     return [base if base in numbered and base != name else name for base, name in zip(bases, names, strict=True)]
 
 
-def positions_of(info: Any) -> Float[np.ndarray, "channels 3"] | None:
-    """Return positions in metres from a measurement's info; None without any. MNE writes zero for unknown."""
+def factors_of(info: Any, types: Sequence[str]) -> Float[np.ndarray, "channels 1"]:
+    """Return what MNE's values of channels of MNE's `types` are multiplied by: into µV, fT, codes."""
+    meg, factors = ("mag", "grad", "ref_meg"), {"stim": 1.0}
+    return np.array(
+        [
+            [meg_sensors.factor_of(ch) if kind in meg else factors.get(kind, 1e6)]
+            for ch, kind in zip(info["chs"], types, strict=True)
+        ]
+    )
+
+
+def positions_of(
+    info: Any, types: Sequence[str] = (), notes: list[str] | None = None
+) -> Float[np.ndarray, "channels 3"] | None:
+    """Return positions in the head, in metres, from a measurement's info; None without any. MNE has zero for unknown.
+
+    Of MEG sensors (by `types`) whose place in the head is unknown, those in the device, which joins `notes`.
+    """
     xyz = np.array([np.asarray(ch["loc"][:3], float) for ch in info["chs"]]).reshape(-1, 3)
     xyz[~np.isfinite(xyz).all(axis=1) | (np.abs(xyz).sum(axis=1) == 0)] = np.nan
+    if types:
+        meg_sensors.into_head(info, xyz, types, [] if notes is None else notes)
     return xyz if np.isfinite(xyz).any() else None

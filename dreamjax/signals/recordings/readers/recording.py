@@ -1,4 +1,4 @@
-"""The result of every reader, for all formats: a `Recording`, whose signal is read span by span in µV."""
+"""The result of every reader, for all formats: a `Recording`, whose signal is read span by span in µV or fT."""
 
 import re
 from collections import Counter
@@ -12,7 +12,8 @@ from jaxtyping import Float
 from dreamjax.console import counted
 from dreamjax.signals.recordings import montage
 from dreamjax.signals.recordings.identity import UNKNOWN
-from dreamjax.signals.recordings.readers.modalities import SENSORS, other_sensors
+from dreamjax.signals.recordings.readers import meg_sensors
+from dreamjax.signals.recordings.readers.modalities import SENSORS, UNITS, Modality, left_out, modality_of
 from dreamjax.typing import JsonDict
 
 SpanReader = Callable[[int, int, Sequence[int]], Float[np.ndarray, "channels time"]]  # (start, stop, channels) → signal
@@ -71,7 +72,9 @@ class Recording:
     subject: str
     session: str
     ch_names: tuple[str, ...]
-    sensor_kind: tuple[str, ...]  # of each channel, as MNE calls them: eeg, eog, ecg, emg, misc, ref, mag, seeg, …
+    sensor_kind: tuple[
+        str, ...
+    ]  # of each channel, as MNE calls them: eeg, eog, ecg, emg, misc, ref, seeg, …, and meg_sensors.MEG
     xyz: Float[np.ndarray, "channels 3"]  # m, MNE's head frame; NaN where unknown
     sfreq: float
     n_samples: int
@@ -87,12 +90,13 @@ class Recording:
     notes: tuple[str, ...]
     bad_channels: tuple[str, ...] = ()  # marked bad in the file or its sidecar
     free_text: tuple[Event, ...] = ()  # annotations that are not codes: used only where the user asks for them
-    modality: str = "eeg"  # or meg, fmri: which quality limits hold
-    unit: str = "µV"  # of what `read` gives: fT of MEG, z of fMRI
+    modality: str = "eeg"  # or meg, fmri: which sensors are used, and which quality limits hold
+    unit: str = "µV"  # of its sensors: fT of MEG (fT/cm where MNE has T/m), z of fMRI
+    compensation: int | None = None  # grade of the gradient compensation of MEG; None: of a system without
     reader: SpanReader = field(default=lambda start, stop, picks: np.empty((0, 0)), repr=False, compare=False)
 
     def read(self, start: int, stop: int, picks: Sequence[int] | None = None) -> Float[np.ndarray, "channels time"]:
-        """Read samples [start, stop) of the channels `picks` (default: all), µV, float64, and no more into memory."""
+        """Read samples [start, stop) of the channels `picks` (default: all), float64, and no more into memory."""
         if not 0 <= start <= stop <= self.n_samples:
             raise ValueError(f"[{start}, {stop}) is not within the {self.n_samples} samples of {self.path}")
         chosen = range(len(self.ch_names)) if picks is None else picks
@@ -113,6 +117,7 @@ class Contents:
     types: Sequence[str] = ()  # where the file states them; else from the labels
     units: Sequence[str] = ()  # of the channels as the header spells them, "" where it states none
     positions: Float[np.ndarray, "channels 3"] | None = None
+    compensation: int | None = None
     reference: str | None = None
     highpass: float | None = None
     lowpass: float | None = None
@@ -128,6 +133,13 @@ class Contents:
     def __post_init__(self) -> None:
         if self.segments is None:
             self.segments = [(0, self.n_samples)]
+
+    def place(self, positions: Float[np.ndarray, "channels 3"]) -> None:
+        """Take these positions (m) of the electrodes; those of MEG sensors stay."""
+        coils = np.isin(self.types, meg_sensors.MEG) if self.types else np.zeros(len(self.labels), bool)
+        if self.positions is not None and coils.any():
+            positions = np.where(coils[:, None], self.positions, positions)
+        self.positions = positions
 
 
 def end_to_end(
@@ -167,10 +179,11 @@ LISTED = 8  # names in a note
 TRUSTED_TYPES = ("eog", "ecg", "emg", "stim", "misc", "ref", *SENSORS)  # "eeg" may mean just "a channel"
 
 
-def assemble(source: Source, contents: Contents, scale: float | None = None) -> Recording:
+def assemble(source: Source, contents: Contents, scale: float | None = None, modality: Modality = "auto") -> Recording:
     """Return the `Recording` of a file's contents, with final names, types, positions, segments and events.
 
-    `scale` multiplies the signal: the corpus's or the user's answer to a header with a wrong unit.
+    `scale` multiplies the signal: the corpus's or the user's answer to a header with a wrong unit. `modality`: which
+    sensors are read; "auto": EEG or MEG, of which there are more.
     """
     labels = list(contents.labels)
     sites = montage.biosemi_names(labels)
@@ -183,8 +196,8 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
     names, types = settle_names(labels, contents.types)
     contents.notes += name_notes(labels, names, types)
     keep = [i for i, kind in enumerate(types) if kind != "stim"]
-    if others := other_sensors(types):
-        contents.notes.append(f"its sensors of other modalities are not used: {others}")
+    modality = modality_of(types, modality)
+    contents.notes += left_out(types, modality)
     if outside := sum(not 0 <= e.sample < contents.n_samples for e in contents.events):
         contents.notes.append(f"{outside} events before or after the signal left out")
     names, types = [names[i] for i in keep], [types[i] for i in keep]
@@ -213,7 +226,7 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         xyz=xyz,
         sfreq=float(contents.sfreq),
         n_samples=int(contents.n_samples),
-        reference=contents.reference or montage.reference_of(contents.labels),
+        reference="none" if modality == "meg" else contents.reference or montage.reference_of(contents.labels),
         highpass=contents.highpass or None,
         lowpass=contents.lowpass,
         line_freq=contents.line_freq,
@@ -225,6 +238,9 @@ def assemble(source: Source, contents: Contents, scale: float | None = None) -> 
         licence=source.licence,
         notes=tuple(dict.fromkeys(contents.notes)),
         bad_channels=tuple(n for n, i in zip(names, keep, strict=True) if contents.labels[i] in bad),
+        modality=modality,
+        unit=UNITS[modality],
+        compensation=contents.compensation if modality == "meg" else None,
         reader=read,
     )
 
@@ -242,9 +258,14 @@ def settle_names(labels: Sequence[str], stated: Sequence[str] = ()) -> tuple[lis
 
     Evidence in order: a type that the file states and that is not merely "eeg"; the label; an
     uninformative label counts as EEG where the file states so, or where no channel has a 10-05 name (a numbered cap).
-    Pairs of electrodes that share the second are one electrode each, recorded against that reference.
+    Pairs of electrodes that share the second are one electrode each, recorded against that reference. MEG sensors are
+    known by the file's types alone.
     """
-    guesses = [montage.normalise_name(label) for label in labels]
+    coils = {i for i, kind in enumerate(stated) if kind in (*meg_sensors.MEG, "ref_meg")}
+    guesses = [
+        (meg_sensors.name_of(label), "") if i in coils else montage.normalise_name(label)
+        for i, label in enumerate(labels)
+    ]
     if shared := montage.common_reference([name for name, kind in guesses if kind == "eeg"]):
         guesses = [(name.removesuffix(f"-{shared}") if montage.is_pair(name) else name, kind) for name, kind in guesses]
     named = any(kind == "eeg" and montage.standard_name(name) for name, kind in guesses)
@@ -281,11 +302,16 @@ def position_notes(names: Sequence[str], types: Sequence[str], xyz: Float[np.nda
     scalp = [(name, at) for name, kind, at in zip(names, types, xyz, strict=True) if kind == "eeg"]
     pairs = [name for name, _ in scalp if montage.is_pair(re.sub(r"_\d+$", "", name))]
     unknown = [name for name, at in scalp if not np.isfinite(at).all()]
+    coils = [
+        name for name, kind, at in zip(names, types, xyz, strict=True) if kind in meg_sensors.MEG and np.isnan(at).any()
+    ]
     notes = []
     if pairs:
         notes.append(f"{counted(len(pairs), 'bipolar channel')} placed midway between two electrodes: {listed(pairs)}")
     if unknown:
         notes.append(f"{counted(len(unknown), 'EEG channel')} without a known position: {listed(unknown)}")
+    if coils:
+        notes.append(f"{counted(len(coils), 'MEG channel')} without a known position: {listed(coils)}")
     return notes
 
 
@@ -297,14 +323,20 @@ def listed(names: Sequence[str]) -> str:
 def _positions(
     names: Sequence[str], types: Sequence[str], contents: Contents, keep: Sequence[int]
 ) -> Float[np.ndarray, "channels 3"]:
-    """Return positions from the file where plausible for the EEG channels, else from the names; NaN for other types."""
+    """Return positions from the file where plausible for the EEG channels, else from the names; MEG's as in the file.
+
+    NaN for other types.
+    """
     scalp = np.array([kind in ("eeg", "ref") for kind in types], bool).reshape(-1, 1)
     sites = [re.sub(r"_\d+$", "", name) for name in names]  # a second T7 lies where the first does
     named = montage.standard_positions(sites)
     standard = np.where(scalp, np.where(np.isfinite(named), named, montage.midpoints(sites)), np.nan)
     if contents.positions is None:
         return standard
-    positions = np.where(scalp, contents.positions[list(keep)], np.nan)
+    placed = contents.positions[list(keep)]
+    coils = np.isin(types, meg_sensors.MEG)
+    standard[coils] = placed[coils]
+    positions = np.where(scalp, placed, np.nan)
     if not montage.plausible(positions):
         if np.isfinite(positions).any():
             contents.notes.append("electrode positions in the file are not on a head: those of the names are used")
