@@ -39,6 +39,10 @@ def examples_of(channels: int, samples: int, features: int, count: int) -> dict[
     }
 
 
+def positions_of(channels: int) -> np.ndarray:
+    return np.random.default_rng(1).uniform(-0.1, 0.1, (channels, 3)).astype(np.float32)
+
+
 def dreamjax_epoch(name: str, sizes: tuple[int, int, int], batch: int, runs: int) -> tuple[Timed, int]:
     """Return the epoch of `runs` seeds as one program, and the number of parameters of one."""
     channels, samples, features = sizes
@@ -47,10 +51,9 @@ def dreamjax_epoch(name: str, sizes: tuple[int, int, int], batch: int, runs: int
     shape = SizesConfig(channels=channels, samples=samples, people=1, features=features)
     tasks = [registry.build(base(seed=seed, sizes=shape, epochs=1)) for seed in range(runs)]
     for task in tasks:
-        if hasattr(task, "use_positions"):
-            task.use_positions(np.random.default_rng(1).uniform(-0.1, 0.1, (channels, 3)).astype(np.float32))
+        task.__dict__["positions"] = positions_of(channels)  # in place of those of a dataset
     data = examples_of(*sizes, count=STEPS * batch)
-    vectors = {"vectors": jnp.asarray(data.pop("vectors"))}
+    vectors = {"vector": jnp.asarray(data.pop("vectors"))}
     arrays = {key: jnp.asarray(x)[None] for key, x in data.items()}
     state = in_memory.initial(tasks)
     epoch = in_memory.epoch_of(tasks[0], STEPS * batch, batch, gathered)
@@ -94,8 +97,7 @@ def torch_epoch(name: str, sizes: tuple[int, int, int], batch: int, compiled: bo
     signal, vectors = (torch.from_numpy(data[key]).to(device) for key in ("signal", "vectors"))
     extra = []
     if name == "brain_module":
-        positions = np.random.default_rng(1).uniform(-0.1, 0.1, (channels, 3)).astype(np.float32)
-        extra = [torch.zeros(batch, dtype=torch.long, device=device), torch.from_numpy(positions).to(device)]
+        extra = [torch.zeros(batch, dtype=torch.long, device=device), torch.from_numpy(positions_of(channels)).to(device)]
     optimiser = torch.optim.AdamW([*encoder.parameters(), scale], lr=2e-4, betas=(0.5, 0.999), weight_decay=0.0)
 
     def loss_of(x: "torch.Tensor", v: "torch.Tensor") -> "torch.Tensor":

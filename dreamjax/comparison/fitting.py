@@ -19,7 +19,7 @@ from dreamjax.metrics import retrieval
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.systems import registry
 from dreamjax.systems.base import Vectorises, capabilities
-from dreamjax.systems.retrieval_base import gathered
+from dreamjax.systems.retrieval_base import VECTOR, gathered
 from dreamjax.training import in_memory, program
 from dreamjax.training.task import PyTree
 
@@ -111,7 +111,7 @@ def _by_gradients(
     runs = in_memory.train(
         timed,
         {name: x[None] for name, x in train.rows.items()},
-        shared={"vectors": train.vectors},
+        shared=train.vectors,
         sets=[0] * len(timed),
         epochs=config.epochs,
         batch_size=config.train.batch_size,
@@ -153,7 +153,7 @@ def mean_reciprocal_rank(task: Any, params: PyTree, held_out: Mapping[str, Array
     """
     trials = {name: held_out[name] for name in ("signal", "subject", "image")}
     queries = queries_of(task, params, trials)
-    images = task.image_side(params, held_out["vectors"][held_out["gallery"]])
+    images = task.image_side(params, held_out[VECTOR][held_out["gallery"]])
     similarity = _unit(queries) @ _unit(images).T
     right = jnp.take_along_axis(similarity, held_out["target"][:, None], axis=1)
     above = (similarity > right).sum(1)

@@ -21,6 +21,7 @@ from dreamjax.models.brain_layers import Statistic, Trials
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.arrays import ArrayExamples
 from dreamjax.systems.base import Bank, GradientSystem, Loss, Retrieves, System, Vectorises
 from dreamjax.systems.compute import GradientConfig
@@ -31,6 +32,10 @@ from dreamjax.training import optimiser
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, replace
 from dreamjax.training.update import gradient_update
 from dreamjax.weights.networks import Network
+
+
+VECTOR = "vector"  # name, in a batch, of what images are retrieved by
+POSITIONS = "positions"  # name, among the parameters, of the sensors' positions
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Examples:
 
     trials: Responses
     rows: Mapping[str, np.ndarray]  # of each trial: signal, subject, image (a row of the vectors)
-    vectors: Float[np.ndarray, "images *D"]  # of every image of the corpora
+    vectors: Mapping[str, Float[np.ndarray, "images *D"]]  # of every image of the corpora, by bank
 
 
 class RetrievalData(System):
@@ -88,17 +93,23 @@ class RetrievalData(System):
 
     config: Any
 
-    def bank_configs(self) -> tuple[BankConfig, ...]:
-        """Return the banks that an image's vectors come from; several are stacked: [D] becomes [V, D]."""
-        return (self.config.target,)
+    def banks(self) -> dict[str, tuple[BankConfig, ...]]:
+        """Return the banks of image vectors by name in a batch; of several for one name the vectors are stacked.
+
+        "vector" is what the images are retrieved by.
+        """
+        return {VECTOR: (self.config.target,)}
 
     @functools.cached_property
-    def vectors(self) -> Float[np.ndarray, "images *D"]:
-        """Return the vectors of every image of the corpora, in the order of the catalogue."""
+    def vectors(self) -> Mapping[str, Float[np.ndarray, "images *D"]]:
+        """Return the vectors of every image of the corpora, in the order of the catalogue, by bank."""
         known = responses.catalogue(self.config.data.path)
         mesh = meshes.make(MeshConfig())
-        arrays = [banks.open_bank(one, known.images, mesh).vectors for one in self.bank_configs()]
-        return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
+        made = {}
+        for name, each in self.banks().items():
+            arrays = [banks.open_bank(one, known.images, mesh).vectors for one in each]
+            made[name] = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
+        return made
 
     def examples(self, split: Split) -> Examples:
         """Return the trials of a split in memory."""
@@ -132,11 +143,14 @@ class RetrievalData(System):
         trials = responses.load(self.config.data, "test")
         _, channels, samples = trials.signal.shape
         found = {"channels": channels, "samples": samples, "people": len(self.people)}
-        return self.config.sizes.filled(found | {"features": self.vectors.shape[-1]})
+        return self.config.sizes.filled(found | {"features": self.vectors[VECTOR].shape[-1]})
 
+    @functools.cached_property
     def positions(self) -> Float[np.ndarray, "C 3"]:
-        """Return the sensors' positions in metres; NaN where unknown."""
-        return responses.load(self.config.data, "test").xyz
+        """Return the sensors' positions in metres, 0 where unknown; all 0 where the data are not here."""
+        if self.config.sizes.known and not all(records.is_dataset(path) for path in self.config.data.path):
+            return np.zeros((self.sizes.channels, 3), np.float32)
+        return np.nan_to_num(responses.load(self.config.data, "test").xyz).astype(np.float32)
 
     def image_side(self, params: PyTree, vectors: Float[Array, "M *D"]) -> Float[Array, "M F"]:
         """Return the images' vectors as they are compared; as they are where the system does not map them."""
@@ -146,7 +160,7 @@ class RetrievalData(System):
         """Return the images that were shown in a split."""
         trials = responses.load(self.config.data, split)  # type: ignore[arg-type]
         gallery = trials.gallery
-        vectors = np.asarray(self.image_side(params, jnp.asarray(self.vectors[gallery])))
+        vectors = np.asarray(self.image_side(params, jnp.asarray(self.vectors[VECTOR][gallery])))
         return Bank(vectors, [trials.images[i] for i in gallery])
 
     def spec_of(self, split: Split, batch_size: int, endless: bool) -> BatchSpec:
@@ -161,18 +175,18 @@ class RetrievalData(System):
 class _WithVectors(ArrayExamples):
     """Rows of arrays, with the vectors of the image that was seen."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], *, vectors: np.ndarray, seed: int, endless: bool):
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, vectors: Mapping[str, np.ndarray], seed: int, endless: bool):
         super().__init__(arrays, seed=seed, endless=endless)
         self.vectors = vectors
 
     def read(self, keys: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
         rows = super().read(keys, index)
-        return rows | {"vector": np.asarray(self.vectors[rows["image"]], np.float32)}
+        return rows | {name: np.asarray(x[rows["image"]], np.float32) for name, x in self.vectors.items()}
 
 
-def gathered(rows: Mapping[str, Array], shared: Mapping[str, Array]) -> dict[str, Array]:
+def gathered(rows: Mapping[str, Array], vectors: Mapping[str, Array]) -> dict[str, Array]:
     """Return a batch for training in memory: rows of the trials, and of the vectors that all runs share."""
-    return dict(rows) | {"vector": shared["vectors"][rows["image"]]}
+    return dict(rows) | {name: x[rows["image"]] for name, x in vectors.items()}
 
 
 @dataclass(frozen=True)
@@ -182,6 +196,7 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     config: RetrievalConfig
     capabilities: ClassVar[tuple[type, ...]] = (Retrieves, Vectorises)
     network: ClassVar[Network]
+    needs_positions: ClassVar[bool] = False  # whether the encoder reads where the sensors are; kept with the parameters
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the network for the sizes of the data."""
@@ -197,23 +212,23 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     # ------------------------------------------------------------------------------------------------ the two sides
     def inputs(self, batch: Batch) -> Trials:
         """Return what the encoder reads of a batch."""
-        return Trials(batch["signal"], batch.get("subject"), self._positions, None, batch.get("weight"))
-
-    @functools.cached_property
-    def _positions(self) -> Array | None:
-        return None
+        return Trials(batch["signal"], batch.get("subject"), weight=batch.get("weight"))
 
     def encode(self, params: PyTree, batch: Batch, key: Array | None = None) -> tuple[Float[Array, "B F"], PyTree]:
         """Return the brain's vectors, and with a `key` (of dropout, in training) the new running statistics."""
         model = self.network.bind(self._arguments, params["encoder"])
-        vectors = model(self.inputs(batch), key)
+        inputs = self.inputs(batch)._replace(xyz=params.get(POSITIONS))
+        vectors = model(inputs, key)
         return vectors, {} if key is None else nnx.to_pure_dict(nnx.state(model, Statistic))
 
     # ------------------------------------------------------------------------------------------------------ training
     def init_params(self, rng: Array) -> dict[str, PyTree]:
         """Return the parameters of the encoder and the scale of the logits; a subclass adds those of its image side."""
-        encoder = self.network.init(self._arguments, rng)
-        return {"encoder": encoder, "logit_scale": jnp.float32(-jnp.log(self.config.loss.temperature))}
+        params = {
+            "encoder": self.network.init(self._arguments, rng),
+            "logit_scale": jnp.float32(self.config.loss.initial),
+        }
+        return params | ({POSITIONS: jnp.asarray(self.positions)} if self.needs_positions else {})
 
     def init(self, rng: Array) -> State:
         return replace(self.fresh(self.init_params(rng)), hyper=self.hyper())
@@ -239,7 +254,7 @@ class RetrievalSystem(GradientSystem, RetrievalData):
 
     def objective(self, params: PyTree, batch: Batch, brain: Float[Array, "B F"]) -> Loss:
         """Return the loss of the brain's vectors: by default the contrastive one of the config."""
-        images = self.image_side(params, batch["vector"])
+        images = self.image_side(params, batch[VECTOR])
         return contrastive(
             brain,
             images,
@@ -247,6 +262,7 @@ class RetrievalSystem(GradientSystem, RetrievalData):
             batch["image"],
             batch["weight"],
             ("brain_to_image", "image_to_brain"),
+            self.config.loss,
         )
 
     def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -258,6 +274,8 @@ class RetrievalSystem(GradientSystem, RetrievalData):
             good = metrics["finite"][0] > 0
             encoder = _with_statistics(new.params["encoder"], statistics, good)
             new = replace(new, params=new.params | {"encoder": encoder})
+        if self.needs_positions:  # which the optimiser takes for a matrix that decays
+            new = replace(new, params=new.params | {POSITIONS: state.params[POSITIONS]})
         return new, metrics
 
     # ----------------------------------------------------------------------------------------------------- retrieval

@@ -46,7 +46,7 @@ def trained(shards: trial_shards.TrialShards, seeds: list[int]) -> in_memory.Tra
     return in_memory.train(
         tasks,
         {name: x[None] for name, x in train.rows.items()},
-        shared={"vectors": train.vectors},
+        shared=train.vectors,
         sets=[0] * len(seeds),
         epochs=EPOCHS,
         batch_size=BATCH,
@@ -79,7 +79,7 @@ def test_an_epoch_takes_the_steps_of_the_system(shards: trial_shards.TrialShards
             batch = {name: jnp.asarray(x[rows]) for name, x in examples.rows.items()}
             position = first + np.arange(BATCH)
             batch |= {
-                "vector": jnp.asarray(examples.vectors[examples.rows["image"][rows]]),
+                "vector": jnp.asarray(examples.vectors["vector"][examples.rows["image"][rows]]),
                 "weight": jnp.asarray(position < n, jnp.float32),
                 "index": jnp.asarray(np.stack([0 * position, epoch * n + position], axis=1), jnp.uint32),
             }
@@ -103,7 +103,7 @@ def test_running_statistics_are_not_those_of_the_optimiser(shards: trial_shards.
     state = task.init(program.run_key(0, b"init"))
     rows = np.arange(BATCH)
     batch = {name: jnp.asarray(x[rows]) for name, x in examples.rows.items()}
-    batch |= {"vector": jnp.asarray(examples.vectors[examples.rows["image"][rows]]), "weight": jnp.ones(BATCH)}
+    batch |= {"vector": jnp.asarray(examples.vectors["vector"][examples.rows["image"][rows]]), "weight": jnp.ones(BATCH)}
     batch |= {"index": jnp.zeros((BATCH, 2), jnp.uint32)}
     new = jax.jit(task.update)(state, batch)[0].params["encoder"]["tsconv"]["temporal_norm"]
     assert np.abs(np.asarray(new["mean"])).max() > 0  # moved towards the batch's
