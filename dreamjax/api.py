@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import jax
     from etils import epath
 
+    from dreamjax.comparison.result import Comparison
     from dreamjax.evaluation.drivers import Result
     from dreamjax.export.driver import ExportSummary
     from dreamjax.export.import_checkpoint import ImportSummary
@@ -112,6 +113,62 @@ def evaluate(workdir: "epath.PathLike", measure: str | None = None, **options: A
     given = options.get("data") or options.get("probe_data")
     _check_folders(workdir, "target.folder", *(() if given else ("data.path", "data.folder")), instead="--data SHARDS")
     return drivers.evaluate(str(workdir), measure, **options)
+
+
+def compare(
+    systems: Sequence[str],
+    data: str | Sequence[str],
+    target: str,
+    workdir: "epath.PathLike",
+    *,
+    images: str = "",
+    layer: int | None = None,
+    pooling: str | None = None,
+    protocol: str = "honest",
+    people: str | None = None,
+    seeds: int = 3,
+    epochs: int | None = None,
+    settings: Sequence[tuple[str, str]] = (),
+) -> "Comparison":
+    """Train and score retrieval systems on the same trials, under one protocol, in one table.
+
+    Args:
+        systems: names, or NAME:PRESET.
+        data: dataset folders of trials whose images are known.
+        target: what images are compared by: a vision model's folder or hub id, or a file of vectors with names.
+        workdir: folder of the comparison; what is done in it is not done again.
+        images: folder of the images that were seen, for a vision model.
+        layer, pooling: of the vision model.
+        protocol: honest, paper, neuralbench or single_trial.
+        people: in_subject, joint or leave_one_out; None: the protocol's.
+        seeds: runs of each system, trained as one program.
+        epochs: passes over the training trials; None: each system's.
+        settings: (key, value) of single settings, such as ("data.tmin", "0") or ("nice.optim.learning_rate", "1e-3").
+
+    Returns:
+        The table, with intervals, controls and paired differences.
+    """
+    from dreamjax.comparison import compare as comparison
+    from dreamjax.comparison import protocols
+    from dreamjax.comparison.jobs import Request
+    from dreamjax.targets.banks import BankConfig
+    from dreamjax.targets.responses import ResponseConfig
+
+    chosen = protocols.find(protocol)
+    bank = BankConfig(path=target, layer=layer, images=images)
+    bank = bank if pooling is None else dataclasses.replace(bank, pooling=pooling)
+    paths = (data,) if isinstance(data, str) else tuple(data)
+    request = Request(
+        tuple(systems),
+        ResponseConfig(path=paths),
+        bank,
+        chosen,
+        people or chosen.people,  # type: ignore[arg-type]
+        seeds,
+        epochs,
+        tuple((key, value) for key, value in settings),
+    )
+    return comparison.compare(request, workdir)
 
 
 def generate(

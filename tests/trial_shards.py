@@ -92,4 +92,4 @@ def write(
 
 def bank_config(shards: TrialShards) -> BankConfig:
     """Return the config of the bank of the images' true vectors."""
-    return BankConfig(file=shards.bank)
+    return BankConfig(path=shards.bank)

@@ -27,7 +27,7 @@ from dreamjax.parallel.environment import COORDINATOR, WATCHED, end_with_parent
 # Optional packages that it requires are listed in NEEDS.
 VERBS = (
     *("simulate", "prepare", "inspect", "plan", "launch", "train", "sweep", "report"),
-    *("evaluate", "decode", "generate", "export", "import"),
+    *("compare", "evaluate", "decode", "generate", "export", "import"),
 )
 JOINING = ("train", "sweep")  # verbs that may be one of several processes of a run
 PLACES = ("out", "workdir")  # options that name what is written

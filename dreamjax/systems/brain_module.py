@@ -9,13 +9,10 @@ squared error is that of the second head to the un-normalised vectors of `latent
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from flax import nnx
-from jaxtyping import Array, Float
-
-from dreamjax.models.brain_layers import Statistic
 from dreamjax.objectives.contrastive import ContrastiveConfig
+from dreamjax.objectives.regression_loss import combined, mse
 from dreamjax.systems.base import Loss
-from dreamjax.systems.retrieval_base import POSITIONS, RetrievalConfig, RetrievalSystem
+from dreamjax.systems.retrieval_base import RetrievalConfig, RetrievalSystem
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig
 from dreamjax.training.optimiser import OptimConfig
@@ -114,20 +111,16 @@ class BrainModule(RetrievalSystem):
     def banks(self) -> dict[str, tuple[BankConfig, ...]]:
         return super().banks() | ({LATENT: (self.config.latent,)} if self.config.share < 1 else {})
 
-    def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
-        if self.config.share == 1:
-            return super().loss(params, frozen, batch, seed, training)
-        from dreamjax.objectives.regression_loss import combined, squared_error
-        from dreamjax.systems.retrieval_base import batch_key
+    @property
+    def call(self) -> str:
+        return "both" if self.config.share < 1 else "__call__"
 
-        model = self.network.bind(self._arguments, params["encoder"])
-        inputs = self.inputs(batch)._replace(xyz=params[POSITIONS])
-        brain, latent = model.both(inputs, batch_key(seed, batch["index"]) if training else None)
-        clip = self.objective(params, batch, brain)
-        error = squared_error(latent, batch[LATENT], batch["weight"])
-        total, weight, metrics = combined(clip, error, self.config.share)
-        statistics = nnx.to_pure_dict(nnx.state(model, Statistic)) if training else {}
-        return total, weight, metrics | ({"statistics": statistics} if statistics else {})
+    def objective(self, params: PyTree, batch: Batch, brain: Any) -> Loss:
+        if self.config.share == 1:
+            return super().objective(params, batch, brain)
+        clip = super().objective(params, batch, brain[0])
+        error = mse(brain[1], batch[LATENT], batch["weight"])
+        return combined({"clip": (self.config.share, clip), "mse": (1 - self.config.share, error)})
 
 
 SYSTEM = BrainModule

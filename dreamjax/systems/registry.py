@@ -15,7 +15,7 @@ from dreamjax.systems.base import System
 
 BUILT_IN = (
     *("masked_pretraining", "text_to_image", "dreamdiffusion", "autoencoder", "classifier", "clip"),
-    *("ridge", "nice"),
+    *("ridge", "brain_module", "nice"),
 )
 GROUP = "dreamjax.systems"  # entry points: name = "module:Class"
 

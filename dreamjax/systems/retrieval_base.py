@@ -214,11 +214,14 @@ class RetrievalSystem(GradientSystem, RetrievalData):
         """Return what the encoder reads of a batch."""
         return Trials(batch["signal"], batch.get("subject"), weight=batch.get("weight"))
 
-    def encode(self, params: PyTree, batch: Batch, key: Array | None = None) -> tuple[Float[Array, "B F"], PyTree]:
-        """Return the brain's vectors, and with a `key` (of dropout, in training) the new running statistics."""
+    def encode(self, params: PyTree, batch: Batch, key: Array | None = None, call: str = "__call__") -> tuple[Any, PyTree]:
+        """Return the brain's vectors [B, F], and with a `key` (of dropout, in training) the new running statistics.
+
+        `call`: the method of the network, where it has one with further outputs.
+        """
         model = self.network.bind(self._arguments, params["encoder"])
         inputs = self.inputs(batch)._replace(xyz=params.get(POSITIONS))
-        vectors = model(inputs, key)
+        vectors = getattr(model, call)(inputs, key)
         return vectors, {} if key is None else nnx.to_pure_dict(nnx.state(model, Statistic))
 
     # ------------------------------------------------------------------------------------------------------ training
@@ -248,12 +251,17 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     def loss(self, params: PyTree, frozen: PyTree, batch: Batch, seed: Array | int, training: bool) -> Loss:
         """Return the objective; while training, the metrics also hold the new running `statistics`."""
         key = batch_key(seed, batch["index"]) if training else None
-        brain, statistics = self.encode(params, batch, key)
-        total, weight, metrics = self.objective(params, batch, brain)
+        outputs, statistics = self.encode(params, batch, key, self.call)
+        total, weight, metrics = self.objective(params, batch, outputs)
         return total, weight, metrics | ({"statistics": statistics} if training and statistics else {})
 
-    def objective(self, params: PyTree, batch: Batch, brain: Float[Array, "B F"]) -> Loss:
-        """Return the loss of the brain's vectors: by default the contrastive one of the config."""
+    @property
+    def call(self) -> str:
+        """Return the method of the network whose outputs the objective reads."""
+        return "__call__"
+
+    def objective(self, params: PyTree, batch: Batch, brain: Any) -> Loss:
+        """Return the loss of the network's outputs: by default the contrastive one of the config."""
         images = self.image_side(params, batch[VECTOR])
         return contrastive(
             brain,

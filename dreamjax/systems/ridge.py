@@ -4,7 +4,7 @@ Decoding predicts an image's vector from the response; encoding predicts the res
 Nature 452, 352: the image whose predicted response is most similar is the one that was seen). Both standardise their
 targets by the training trials, so that similarity is the correlation of deviations from the mean.
 
-With centred X (N x D) and Y, eigenvalues s and eigenvectors V of X'X, and C = V'X'Y, the weights of a penalty a are
+With standardised X (N x D) and Y, eigenvalues s and eigenvectors V of X'X, and C = V'X'Y, the weights of a penalty a are
 V diag(1 / (s + a)) C. The penalty minimises the generalised cross-validation (Golub, Heath & Wahba 1979, equation 1.4)
 
     GCV(a) = N |Y - X W_a|² / (N - 1 - Σ s / (s + a))²,
@@ -28,7 +28,7 @@ from dreamjax.targets.responses import ResponseConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree
 from dreamjax.training.train_config import TrainConfig
 
-SMALLEST = 1e-6  # spread of a target that does not vary
+SMALLEST = 1e-6  # spread of what does not vary; eigenvalue, as a share of the largest, of a direction that is not there
 
 
 @dataclass(frozen=True)
@@ -120,25 +120,28 @@ class Ridge(ClosedFormSystem, RetrievalData):
         s, exact = statistics, jax.lax.Precision.HIGHEST
         n = jnp.maximum(s["n"], 1)
         mean_x, mean_y = s["x"] / n, s["y"] / n
-        spread = jnp.sqrt(jnp.maximum(s["yy"] / n - mean_y**2, 0))
-        spread = jnp.where(spread > SMALLEST, spread, 1.0)
-        gram = s["xx"] - n * mean_x[:, None] * mean_x[None]
-        cross = (s["xy"] - n * mean_x[:, None] * mean_y[None]) / spread
+        spread_x, spread_y = _spread(s["xx"].diagonal(), mean_x, n), _spread(s["yy"], mean_y, n)
+        gram = (s["xx"] - n * mean_x[:, None] * mean_x[None]) / spread_x[:, None] / spread_x[None]
+        cross = (s["xy"] - n * mean_x[:, None] * mean_y[None]) / spread_x[:, None] / spread_y
         values, axes = jnp.linalg.eigh(gram)
-        values = jnp.maximum(values, 0)
+        ranked = jnp.arange(len(values)) >= len(values) - (n - 1)  # N centred examples span N - 1 directions
+        there = ranked & (values > SMALLEST * values[-1])
+        values = jnp.where(there, values, 0)
         along = jnp.matmul(axes.T, cross, precision=exact)  # C of the module's docstring
-        energy = jnp.square(along).sum(1)
+        explained = jnp.where(there, jnp.square(along).sum(1) / jnp.where(there, values, 1), 0)  # without a penalty
         penalties = values.mean() * 10.0 ** jnp.asarray(self.config.model.decades)
-        total = n * jnp.sum((s["yy"] / n - mean_y**2) / spread**2)
+        beyond = jnp.maximum(n * len(mean_y) - explained.sum(), 0)  # of Y, what no weights reach
 
         def gcv(penalty: Array) -> Array:
-            shrunk = values + penalty
-            rest = total - (2 * energy / shrunk).sum() + (values * energy / shrunk**2).sum()
-            return n * rest / jnp.square(jnp.maximum(n - 1 - (values / shrunk).sum(), 1e-3))
+            # both in terms of what a penalty leaves, a / (s + a): differences would be lost to rounding where D > N
+            left = jnp.where(there, penalty / (values + penalty), 0)
+            rest = beyond + (explained * left**2).sum()
+            return n * rest / jnp.square(n - 1 - there.sum() + left.sum())
 
         penalty = penalties[jnp.argmin(jax.vmap(gcv)(penalties))]
         kernel = jnp.matmul(axes, along / (values + penalty)[:, None], precision=exact)
-        return {"kernel": kernel, "mean_x": mean_x, "mean_y": mean_y, "spread_y": spread, "penalty": penalty}
+        kernel = kernel / spread_x[:, None]
+        return {"kernel": kernel, "mean_x": mean_x, "mean_y": mean_y, "spread_y": spread_y, "penalty": penalty}
 
     # ----------------------------------------------------------------------------------------------------- retrieval
     def _predicted(self, params: PyTree, x: Float[Array, "B I"]) -> Float[Array, "B O"]:
@@ -157,6 +160,12 @@ class Ridge(ClosedFormSystem, RetrievalData):
         return self._standardised(params, flat) if self.config.model.direction == "decode" else (
             self._predicted(params, flat)
         )  # fmt: skip
+
+
+def _spread(squares: Array, mean: Array, n: Array) -> Array:
+    """Return the standard deviation, 1 where nothing varies."""
+    spread = jnp.sqrt(jnp.maximum(squares / n - mean**2, 0))
+    return jnp.where(spread > SMALLEST, spread, 1.0)
 
 
 SYSTEM = Ridge

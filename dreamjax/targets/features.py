@@ -64,7 +64,7 @@ def moments(
     """
     versions = 2 if config.flip > 0 else 1
     facts = {
-        "pictures": _file_facts(entries),
+        "pictures": file_facts(entries),
         "resolution": config.resolution,
         "resample": config.resample,
         "versions": versions,
@@ -186,7 +186,7 @@ def embeddings(
     """
     folder = hub.resolve(config.path)
     facts = {
-        "pictures": _file_facts(entries),
+        "pictures": file_facts(entries),
         "weights": hash_of(folder),  # with the preprocessor's file
         "pooling": config.pooling,
         "layer": config.layer,
@@ -206,7 +206,7 @@ def embeddings(
     return open_array(root, "embeddings", facts, len(entries), load, batch, mesh)
 
 
-def _file_facts(entries: Sequence[Captioned]) -> list[list[str | int]]:
+def file_facts(entries: Sequence[Captioned]) -> list[list[str | int]]:
     """Return name, size and time of each image: these stand for its content."""
     stats = [(entry.name, entry.path.stat()) for entry in entries]
     return [[name, stat.length, stat.mtime] for name, stat in stats]

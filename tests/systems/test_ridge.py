@@ -25,20 +25,21 @@ def solved(batch: dict[str, np.ndarray], **model: object) -> tuple[Ridge, dict[s
     return system, system.solve(system.statistics({name: jnp.asarray(x) for name, x in batch.items()}))
 
 
-def centred(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def standardised(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     x, y = batch["signal"].reshape(N, -1).astype(np.float64), batch["vector"].astype(np.float64)
-    return x - x.mean(0), (y - y.mean(0)) / y.std(0)
+    return (x - x.mean(0)) / x.std(0), (y - y.mean(0)) / y.std(0)
 
 
 def test_weights_are_those_of_scikit_learn(batch: dict[str, np.ndarray]) -> None:
-    x, y = centred(batch)
+    x, y = standardised(batch)
     _, params = solved(batch)
     oracle = Oracle(alpha=float(params["penalty"]), fit_intercept=False).fit(x, y)
-    np.testing.assert_allclose(params["kernel"], oracle.coef_.T, atol=1e-4)
+    spread = batch["signal"].reshape(N, -1).std(0)
+    np.testing.assert_allclose(params["kernel"] * spread[:, None], oracle.coef_.T, atol=1e-4)
 
 
 def test_penalty_minimises_generalised_cross_validation(batch: dict[str, np.ndarray]) -> None:
-    x, y = centred(batch)
+    x, y = standardised(batch)
     decades = (-3.0, -2.0, -1.0, 0.0, 1.0)
     _, params = solved(batch, decades=decades)
     mean = np.linalg.eigvalsh(x.T @ x).mean()
@@ -49,6 +50,16 @@ def test_penalty_minimises_generalised_cross_validation(batch: dict[str, np.ndar
 
     best = min(decades, key=lambda decade: gcv(mean * 10**decade))
     assert float(params["penalty"]) == pytest.approx(mean * 10**best, rel=1e-3)
+
+
+def test_penalty_is_chosen_well_with_more_inputs_than_examples() -> None:
+    rng = np.random.default_rng(1)
+    signal = rng.standard_normal((40, 90, 1)).astype(np.float32)
+    noise = rng.standard_normal((40, F)).astype(np.float32)  # nothing can be predicted
+    batch = {"signal": signal, "vector": noise, "weight": np.ones(40, np.float32)}
+    system = Ridge(RidgeConfig(model=RidgeModelConfig(bins=0)))
+    params = system.solve(system.statistics({name: jnp.asarray(x) for name, x in batch.items()}))
+    assert np.abs(system.query(params, batch)).mean() < 0.4  # of targets: 0.8
 
 
 def test_rows_of_weight_zero_count_nothing(batch: dict[str, np.ndarray]) -> None:
