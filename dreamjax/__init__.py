@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
-    from dreamjax.api import evaluate, generate, import_checkpoint, prepare, relocate, train
+    from dreamjax.api import compare, evaluate, generate, import_checkpoint, prepare, relocate, train
     from dreamjax.errors import UserError
     from dreamjax.model import Model, Pipeline, load, load_pipeline
 
@@ -21,6 +21,7 @@ __all__ = [
     "Model",
     "Pipeline",
     "UserError",
+    "compare",
     "evaluate",
     "generate",
     "import_checkpoint",
