@@ -151,11 +151,17 @@ def unfold(x: Float[Array, "*batch T"], window: int, stride: int = 1) -> Float[A
     return jnp.concatenate([pieces[..., j : j + (size - 1) * step + 1 : step, :] for j in range(count)], axis=-1)
 
 
-def neighbours(x: Float[Array, "B T I"], taps: int, dilation: int = 1) -> Float[Array, "B T taps*I"]:
-    """Return the inputs of each position of a convolution that keeps the length, zeros beyond both ends."""
-    around = taps // 2 * dilation
-    padded = jnp.pad(x, ((0, 0), (around, around), (0, 0)))
-    return jnp.concatenate([padded[:, j * dilation : j * dilation + x.shape[1]] for j in range(taps)], axis=-1)
+def neighbours(
+    x: Float[Array, "B T I"], taps: int, dilation: int = 1, around: int | None = None
+) -> Float[Array, "B S taps*I"]:
+    """Return the inputs of each position of a convolution, side by side.
+
+    `around`: zeros beyond each end; by default those that keep the length, for an odd number of taps.
+    """
+    around = taps // 2 * dilation if around is None else around
+    padded = jnp.pad(x, ((0, 0), (around, around), (0, 0))) if around else x
+    size = padded.shape[1] - (taps - 1) * dilation
+    return jnp.concatenate([padded[:, j * dilation : j * dilation + size] for j in range(taps)], axis=-1)
 
 
 def moving_average(x: Float[Array, "*batch T"], window: int) -> Float[Array, "*batch S"]:

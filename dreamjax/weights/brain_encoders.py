@@ -11,6 +11,7 @@ from flax import nnx
 from dreamjax.errors import UserError
 from dreamjax.models.brain_module import BrainModule
 from dreamjax.models.channel_tokens import ATM
+from dreamjax.models.conv_baselines import Deep4Net, EEGNet, ShallowFBCSPNet
 from dreamjax.models.projections import ENIGMA, EEGProject
 from dreamjax.models.temporal_spatial import TSConv
 from dreamjax.weights.config_json import Arguments, Config
@@ -150,6 +151,40 @@ ENIGMA_CNN = network(
 ROUTER = (  # of SAMGA: rows of `LayerRouter`
     ("router.global_logits", "router/logits", IDENTITY),
     ("router.subject_bias.weight", "router/bias", IDENTITY),
+)
+CLASSIFIER = (r"^final_layer\.conv_classifier\.", "conv_classifier.")  # of newer versions of braindecode
+FIRST = (r"^conv_time_spat\.", "")  # likewise
+
+
+def time_then_sensors(path: str) -> NameRows:
+    """Return the rows of `TimeThenSensors` in braindecode's names."""
+    return *layer("conv_time", f"{path}/time"), *layer("conv_spat", f"{path}/sensors")
+
+
+SHALLOW = network(
+    ShallowFBCSPNet,
+    *time_then_sensors("conv"),
+    *batch_norm("bnorm", "norm"),
+    *layer("conv_classifier", "readout"),
+    aliases=(CLASSIFIER, FIRST),
+)
+DEEP4 = network(
+    Deep4Net,
+    *time_then_sensors("blocks/0/conv"),
+    *batch_norm("bnorm", "blocks/0/norm"),
+    *(row for i in (1, 2, 3) for row in layer(f"conv_{i + 1}", f"blocks/{i}/conv")),
+    *(row for i in (1, 2, 3) for row in batch_norm(f"bnorm_{i + 1}", f"blocks/{i}/norm")),
+    *layer("conv_classifier", "readout"),
+    aliases=(CLASSIFIER, FIRST),
+)
+EEGNET = network(
+    EEGNet,
+    *layers("", "", ("conv_temporal", "temporal"), ("conv_spatial", "spatial"), ("conv_separable_depth", "depth")),
+    *layers("", "", ("conv_separable_point", "point"), ("conv_classifier", "readout")),
+    *batch_norm("bnorm_temporal", "temporal_norm"),
+    *batch_norm("bnorm_1", "spatial_norm"),
+    *batch_norm("bnorm_2", "point_norm"),
+    aliases=(CLASSIFIER,),
 )
 # "encoders.meg": in the code of Défossez et al. 2023
 BRAIN_MODULE = network(BrainModule, *brain_module(), aliases=((r"^encoders\.meg\.", "encoder."),))
