@@ -3,7 +3,8 @@
 Convolutions are matrix products over unfolded windows: under `jax.vmap` over models a product stays one, whereas a
 convolution whose kernels are batched becomes a grouped one, which XLA computes slowly on CPU.
 
-Shape letters: B batch, C channels (sensors), T samples, S windows in time, K kernel length, I/O/D widths, F features.
+Shape letters: B batch, C channels (sensors), T samples, S windows in time (or people), K kernel length, I/O/D
+widths, F features.
 """
 
 import math
@@ -93,6 +94,15 @@ def split(key: Array | None, count: int) -> list[Array | None]:
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
+def shares(subject: Int[Array, "B"] | None, people: int, rows: int) -> Float[Array, "B S"]:
+    """Return each person's share in each trial: 1 for its person; where unknown (-1), the same for everyone.
+
+    Multiplied with parameters of all people it chooses those of each trial, and its gradient is a product, no scatter.
+    """
+    number = jnp.full((rows, 1), -1) if subject is None else jnp.asarray(subject)[:, None]
+    return jnp.where(number < 0, 1 / people, (number == jnp.arange(people)).astype(jnp.float32))
+
+
 class Affine(PatchEmbed):
     """x W + b of flat windows: a linear layer, or a convolution whose windows are unfolded; kernel (*window, I, O).
 
@@ -133,16 +143,25 @@ def windows_of(length: int, window: int, stride: int = 1) -> int:
 
 
 def unfold(x: Float[Array, "*batch T"], window: int, stride: int = 1) -> Float[Array, "*batch S K"]:
-    """Return the windows of the last axis."""
-    starts = stride * jnp.arange(windows_of(x.shape[-1], window, stride))
-    return x[..., starts[:, None] + jnp.arange(window)]
+    """Return the windows of the last axis: shifted copies of its pieces, whose gradients are sums and not scatters."""
+    size, piece = windows_of(x.shape[-1], window, stride), math.gcd(window, stride)
+    step, count = stride // piece, window // piece
+    used = (size - 1) * step + count
+    pieces = x[..., : used * piece].reshape(*x.shape[:-1], used, piece)
+    return jnp.concatenate([pieces[..., j : j + (size - 1) * step + 1 : step, :] for j in range(count)], axis=-1)
 
 
-def neighbours(x: Float[Array, "B T I"], taps: int, dilation: int = 1) -> Float[Array, "B T taps*I"]:
-    """Return the inputs of each position of a convolution that keeps the length, zeros beyond both ends."""
-    around = taps // 2 * dilation
-    padded = jnp.pad(x, ((0, 0), (around, around), (0, 0)))
-    return jnp.concatenate([padded[:, j * dilation : j * dilation + x.shape[1]] for j in range(taps)], axis=-1)
+def neighbours(
+    x: Float[Array, "B T I"], taps: int, dilation: int = 1, around: int | None = None
+) -> Float[Array, "B S taps*I"]:
+    """Return the inputs of each position of a convolution, side by side.
+
+    `around`: zeros beyond each end; by default those that keep the length, for an odd number of taps.
+    """
+    around = taps // 2 * dilation if around is None else around
+    padded = jnp.pad(x, ((0, 0), (around, around), (0, 0))) if around else x
+    size = padded.shape[1] - (taps - 1) * dilation
+    return jnp.concatenate([padded[:, j * dilation : j * dilation + size] for j in range(taps)], axis=-1)
 
 
 def moving_average(x: Float[Array, "*batch T"], window: int) -> Float[Array, "*batch S"]:

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from dreamjax.errors import UserError
-from dreamjax.models.brain_layers import Affine, BatchNorm, Trials, neighbours
+from dreamjax.models.brain_layers import Affine, BatchNorm, Trials, neighbours, shares
 from dreamjax.models.layers import Keys, ModuleList, gelu
 
 Aggregation = Literal["mean", "affine", "attention"]
@@ -100,9 +100,7 @@ class SubjectLayer(nnx.Module):
     def __call__(self, x_BxTxD: Float[Array, "B T D"], subject: Int[Array, "B"] | None) -> Float[Array, "B T D"]:
         weights = self.weights[...]
         people, dim = weights.shape[:2]
-        number = jnp.full((len(x_BxTxD), 1), -1) if subject is None else jnp.asarray(subject)[:, None]
-        share_BxS = jnp.where(number < 0, 1 / people, number == jnp.arange(people))
-        # as a product: its gradient is one too, and no scatter of matrices
+        share_BxS = shares(subject, people, len(x_BxTxD))
         return x_BxTxD @ (share_BxS @ weights.reshape(people, -1)).reshape(-1, dim, dim)
 
 
@@ -169,7 +167,7 @@ class Projection(nnx.Module):
         return self.fc2((jax.nn.softmax(scores_BxTx1, axis=1) * hidden_BxTxH).sum(1))
 
 
-class Head(nnx.Module):
+class OutputHead(nnx.Module):
     """Linear(GELU(LayerNorm(x))), the normalisation without parameters."""
 
     def __init__(self, dim: int, dim_out: int, *, rngs: Keys):
@@ -213,9 +211,9 @@ class BrainModule(nnx.Module):
         widths = [outputs] + [dim] * depth
         self.blocks = ModuleList(*(DilatedBlock(widths[i], dim, i, rngs=rngs) for i in range(depth)))
         self.projection = Projection(dim, projected, samples, aggregation, rngs=rngs)
-        self.clip_head = Head(projected, features, rngs=rngs)
+        self.clip_head = OutputHead(projected, features, rngs=rngs)
         if mse_features:
-            self.mse_head = Head(projected, mse_features, rngs=rngs)
+            self.mse_head = OutputHead(projected, mse_features, rngs=rngs)
         self.by_subject = people > 0
 
     def trunk(self, inputs: Trials, key: Array | None = None) -> Float[Array, "B I"]:

@@ -19,7 +19,7 @@ def count(network: Network, arguments: dict[str, Any]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for path, leaf in nnx.to_flat_state(shapes):
         if not isinstance(leaf, Statistic):
-            name = "/".join(str(part) for part in path[: 1 + str(path[1]).isdecimal()])
+            name = "/".join(str(part) for part in path[: 1 + (len(path) > 1 and str(path[1]).isdecimal())])
             counts[name] = counts.get(name, 0) + int(np.prod(leaf.shape))
     return counts | {"total": sum(counts.values())}
 
@@ -67,7 +67,8 @@ def agree(network: Network, arguments: dict[str, Any], twin: torch.nn.Module, in
     least = 0.2 * max(float(np.abs(x).max()) for x in of_ours.values())  # a bias before a normalisation has none
     for name, parameter in twin.named_parameters():
         largest = max(float(np.abs(of_ours[name]).max()), least)
-        np.testing.assert_allclose(of_ours[name], parameter.grad.numpy(), atol=1e-4 * largest, err_msg=name)
+        theirs = 0.0 if parameter.grad is None else parameter.grad.numpy()
+        np.testing.assert_allclose(of_ours[name], theirs, atol=1e-4 * largest, err_msg=name)
     updated = network.table.to_torch(_with(params, statistics))
     for name, buffer in twin.named_buffers():
         if "running" in name:

@@ -9,6 +9,8 @@ import torch
 from dreamjax.errors import UserError
 from dreamjax.models import brain_layers
 from dreamjax.models.brain_layers import BatchNorm, Trials
+from dreamjax.models.layers import Keys
+from dreamjax.models.temporal_spatial import ChannelGraphAttention
 from dreamjax.systems.pytorch import brain_encoders as twins
 from dreamjax.weights import brain_encoders
 from tests.models import brain_twins
@@ -24,9 +26,47 @@ def test_nice_has_the_published_number_of_parameters():
     assert counts == {"tsconv": tsconv, "projector": projector, "total": 1_802_496}
 
 
-def test_nice_equals_its_twin():
-    twin = twins.NICE(**TINY)
-    brain_twins.agree(brain_encoders.NICE, TINY, twin, brain_twins.trials(5, 100))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"attention": "self"},
+        {"attention": "self", "released": True},
+        {"attention": "graph"},
+        {"attention": "graph", "released": True},
+    ],
+)
+def test_nice_equals_its_twin(options):
+    arguments = TINY | options | ({"attention_rate": 0.0} if options else {})
+    brain_twins.agree(brain_encoders.NICE, arguments, twins.NICE(**arguments), brain_twins.trials(5, 100))
+
+
+def test_attention_has_the_expected_number_of_parameters():
+    """Of 63 sensors: 3 × (63² + 63 + a LayerNorm) and a LayerNorm of 250; of graphs 250² + 2 × 250 + 250."""
+    sizes = {"channels": 63, "samples": 250, "features": 768}
+    for kind, expected in (("self", 3 * (63 * 63 + 63 + 2 * 63) + 2 * 250), ("graph", 250 * 250 + 3 * 250)):
+        assert brain_twins.count(brain_encoders.NICE, sizes | {"attention": kind})["attention"] == expected
+
+
+def test_sensors_mix_as_written_and_not_as_released():
+    """As released, a change of one sensor leaves the others' outputs as they were."""
+    x = brain_twins.trials(4, 60, count=2).signal
+    changed = x + np.eye(4, dtype=np.float32)[3][None, :, None]
+    for released in (False, True):
+        layer = ChannelGraphAttention(60, rngs=Keys(jax.random.key(0)), rate=0.0, released=released, normal=False)
+        same = np.array_equal(layer(x)[:, :3], layer(changed)[:, :3])
+        assert same == released
+
+
+def test_reads_the_released_names_of_nice_with_attention():
+    arguments = TINY | {"attention": "graph", "attention_rate": 0.0}
+    tensors = {n: x.numpy() for n, x in twins.NICE(**arguments).state_dict().items()}
+    released = {
+        n.replace("Enc_eeg.0.", "Enc_eeg.1.").replace("attention.fn.", "Enc_eeg.0.fn."): x for n, x in tensors.items()
+    }
+    shapes = brain_encoders.NICE.shapes(arguments)
+    ours, theirs = (brain_encoders.NICE.table.to_dreamjax(x, shapes) for x in (released, tensors))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 @pytest.mark.parametrize("window", [1, 2, 17, 51])
