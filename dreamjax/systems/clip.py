@@ -19,7 +19,7 @@ from jaxtyping import Array
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models import flops
-from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
+from dreamjax.objectives.contrastive import TemperatureConfig, contrastive
 from dreamjax.parallel import processes
 from dreamjax.runs import shapes
 from dreamjax.storage import presence
@@ -78,7 +78,7 @@ class ClipConfig(GradientConfig):
     system: Literal["clip"] = "clip"
     data: ImageConfig = field(default_factory=lambda: ImageConfig(resolution=32))
     model: ClipModelConfig = field(default_factory=ClipModelConfig)
-    loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    loss: TemperatureConfig = field(default_factory=TemperatureConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
