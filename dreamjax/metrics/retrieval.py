@@ -85,12 +85,15 @@ def ranks_of_all(similarity_nxm: Float[np.ndarray, "n m"], columns_c: Int[np.nda
     """Return the ranks, n × c, that each column would have as the right target of each row (default: all columns)."""
     similarity = _finite(similarity_nxm)
     columns = np.arange(similarity.shape[1]) if columns_c is None else np.asarray(columns_c)
-    above, through = (np.empty((len(similarity), len(columns)), np.int64) for _ in range(2))
+    above, equal = (np.empty((len(similarity), len(columns)), np.int64) for _ in range(2))
     for i, row in enumerate(similarity):
-        order, values = np.sort(row), row[columns]
-        above[i] = len(row) - np.searchsorted(order, values, side="right")
-        through[i] = len(row) - np.searchsorted(order, values, side="left")
-    return Ranks(above, through - above - 1)
+        order = np.argsort(-row)
+        starts = np.flatnonzero(np.diff(row[order], prepend=np.inf) != 0)  # of runs of equal similarities
+        lengths = np.diff(starts, append=len(row))
+        first, length = np.empty_like(order), np.empty_like(order)
+        first[order], length[order] = np.repeat(starts, lengths), np.repeat(lengths, lengths)
+        above[i], equal[i] = first[columns], length[columns] - 1
+    return Ranks(above, equal)
 
 
 def relative_median_rank(ranks: Ranks, size: int) -> float:
