@@ -11,7 +11,7 @@ class Averaged(NamedTuple):
 
     values: Float[np.ndarray, "g *D"]
     labels: tuple[np.ndarray, ...]  # one array of g labels for each that was given
-    count: Int[np.ndarray, "g"]  # rows of each
+    rows: Int[np.ndarray, "g"]  # how many of each
 
 
 def averaged(values: Float[np.ndarray, "n *D"], *labels: np.ndarray) -> Averaged:

@@ -135,7 +135,7 @@ def test_averages_over_repetitions_per_person_and_over_people():
     of_each = averaged(values, subject, image)
     assert of_each.values.tolist() == [[3, 4], [5, 6], [2, 1]]
     assert [label.tolist() for label in of_each.labels] == [["a", "b", "b"], [1, 0, 1]]
-    assert of_each.count.tolist() == [1, 1, 2]
+    assert of_each.rows.tolist() == [1, 1, 2]
     assert averaged(values[:, 0], image).values == pytest.approx([5, 7 / 3])
 
 
