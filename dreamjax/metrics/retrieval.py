@@ -5,7 +5,9 @@ equal ones is as likely, so that
 
     P(right one among the k first) = min(max((k - r) / (e + 1), 0), 1)          expected rank = r + 1 + e / 2
 
-Without any information each of the m targets is as likely: chance is k / m, and the mean rank (m + 1) / 2.
+Without any information each of the m targets is as likely: chance is k / m, and the mean rank (m + 1) / 2. N-way
+accuracy is that of a gallery of the right target and N - 1 of the m - 1 others, over all such galleries
+(dreamjax/metrics/nway.py). Distractors are targets that nothing was recorded for: rows that are appended to the bank.
 
 Two-way identification (Takagi & Nishimoto 2023; Ozcelik & VanRullen 2023, "Brain-Diffuser"). For features u_i of the
 image made from trial i and v_j of the true images, by Pearson's r over the features:
@@ -22,6 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dreamjax.errors import UserError
+from dreamjax.metrics import nway
 
 ROWS = 1024  # queries that are compared with the bank at once
 HELD = 1 << 29  # bytes of centred features at once
@@ -30,16 +33,30 @@ HELD = 1 << 29  # bytes of centred features at once
 class Ranks(NamedTuple):
     """Each query's number of other targets that are more similar than the right one, and of equally similar ones."""
 
-    above: Int[np.ndarray, "n"]
-    equal: Int[np.ndarray, "n"]
+    above: Int[np.ndarray, "*n"]
+    equal: Int[np.ndarray, "*n"]
 
-    def top(self, k: int) -> Float[np.ndarray, "n"]:
+    def top(self, k: int) -> Float[np.ndarray, "*n"]:
         """Return the probability that the right target is among the first `k`."""
         return np.clip((k - self.above) / (self.equal + 1), 0.0, 1.0)
 
-    def rank(self) -> Float[np.ndarray, "n"]:
+    def rank(self) -> Float[np.ndarray, "*n"]:
         """Return the expected rank of the right target, from 1."""
         return self.above + 1 + self.equal / 2
+
+    def reciprocal(self) -> Float[np.ndarray, "*n"]:
+        """Return the expected value of 1 / rank; its mean is the mean reciprocal rank."""
+        sums = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, 2 + np.max(self.above + self.equal, initial=0)))])
+        return (sums[self.above + self.equal + 1] - sums[self.above]) / (self.equal + 1)
+
+    def n_way(self, size: int, ways: int, top: int = 1) -> Float[np.ndarray, "*n"]:
+        """Return the probability that the right one of `size` targets is among the `top` first of `ways` of them.
+
+        Raise UserError for more ways than targets.
+        """
+        if not 1 <= top <= ways <= size:
+            raise UserError(f"{ways}-way top-{top} needs 1 ≤ K ≤ N ≤ targets, and the gallery has {size}")
+        return nway.of_counts(self.above, self.equal, size, ways, top)
 
 
 def ranks(
@@ -52,12 +69,45 @@ def ranks(
     target, counts = np.asarray(target_n), []
     for i in range(0, len(target), ROWS):
         similarity = similarities(query_nxD[i : i + ROWS], bank_mxD, centred=False)
-        if not np.isfinite(similarity).all():
-            raise UserError("the vectors to compare hold numbers that are not finite, so nothing can be ranked")
-        right = np.take_along_axis(similarity, target[i : i + ROWS, None], axis=1)
-        counts.append(((similarity > right).sum(1), (similarity == right).sum(1) - 1))
+        counts.append(ranks_in(similarity, target[i : i + ROWS]))
     above, equal = (np.concatenate(parts) for parts in zip(*counts, strict=True))
     return Ranks(above, equal)
+
+
+def ranks_in(similarity_nxm: Float[np.ndarray, "n m"], target_n: Int[np.ndarray, "n"]) -> Ranks:
+    """Return the ranks of the columns `target_n`. Raise UserError for similarities that are not finite."""
+    similarity = _finite(similarity_nxm)
+    right = np.take_along_axis(similarity, np.asarray(target_n)[:, None], axis=1)
+    return Ranks((similarity > right).sum(1), (similarity == right).sum(1) - 1)
+
+
+def ranks_of_all(similarity_nxm: Float[np.ndarray, "n m"], columns_c: Int[np.ndarray, "c"] | None = None) -> Ranks:
+    """Return the ranks, n × c, that each column would have as the right target of each row (default: all columns)."""
+    similarity = _finite(similarity_nxm)
+    columns = np.arange(similarity.shape[1]) if columns_c is None else np.asarray(columns_c)
+    above, equal = (np.empty((len(similarity), len(columns)), np.int64) for _ in range(2))
+    for i, row in enumerate(similarity):
+        order = np.argsort(-row)
+        starts = np.flatnonzero(np.diff(row[order], prepend=np.inf) != 0)  # of runs of equal similarities
+        lengths = np.diff(starts, append=len(row))
+        first, length = np.empty_like(order), np.empty_like(order)
+        first[order], length[order] = np.repeat(starts, lengths), np.repeat(lengths, lengths)
+        above[i], equal[i] = first[columns], length[columns] - 1
+    return Ranks(above, equal)
+
+
+def relative_median_rank(ranks: Ranks, size: int) -> float:
+    """Return the median over queries of rank / size, the rank from 1 (Benchetrit et al. 2024, arXiv 2310.19812).
+
+    From 1 / size to 1; chance is about 1/2, exactly (size + 1) / (2 size).
+    """
+    return float(np.median(ranks.rank() / size))
+
+
+def _finite(similarity: np.ndarray) -> np.ndarray:
+    if not np.isfinite(similarity).all():
+        raise UserError("the vectors to compare hold numbers that are not finite, so nothing can be ranked")
+    return similarity
 
 
 def chance(k: int, targets: int) -> float:

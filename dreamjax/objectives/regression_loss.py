@@ -34,9 +34,9 @@ def combined(parts: Mapping[str, tuple[Float[Array, ""] | float, Objective]]) ->
     """Return Σ factor · loss of named parts `{name: (factor, objective)}` over the same examples.
 
     Metrics: those of the parts, and the loss of each under its name. Meta's loss is
-    `combined({"clip": (λ, contrastive(...)), "mse": (1 - λ, mse(...))})`.
+    `combined({"clip": (λ, contrastive(...)), "mse": (1 - λ, mse(...))})`. There is at least one part.
     """
-    total, metrics = jnp.float32(0), {}
+    total, metrics = jnp.float32(0), dict[str, tuple[Array, Array]]()
     for name, (factor, (loss, weight, more)) in parts.items():
         total += factor * loss
         metrics |= more | {name: (loss, weight)}

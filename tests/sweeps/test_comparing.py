@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dreamjax.metrics import crossed, paired
 from dreamjax.sweeps import comparing
 
 
@@ -32,7 +33,7 @@ def test_equal_differences_and_nan_support_no_claim():
 
 def test_of_one_subject_it_is_over_seeds():
     scores = np.array([[1.0], [2.0], [4.0]])
-    error, df = comparing.standard_error(scores)
+    error, df = crossed.standard_error(scores)
     assert (error, df) == (pytest.approx(np.std(scores, ddof=1) / math.sqrt(3)), 2)
 
 
@@ -43,7 +44,7 @@ def test_both_by_hand():
     ms_a, ms_b = 2 * np.var(seeds, ddof=1), 2 * np.var(subjects, ddof=1)
     ms_e = ((scores - seeds[:, None] - subjects + scores.mean()) ** 2).sum()
     assert (ms_a, ms_b, ms_e) == pytest.approx((4.0, 9.0, 0.25))
-    error, df = comparing.standard_error(scores)
+    error, df = crossed.standard_error(scores)
     assert error == pytest.approx(math.sqrt((4 + 9 - 0.25) / 4))
     assert df == pytest.approx((4 + 9 - 0.25) ** 2 / (4**2 + 9**2 + 0.25**2))
 
@@ -70,8 +71,8 @@ def test_one_number_has_no_interval_and_resolves_nothing():
 
 def test_holm_by_hand():
     """Smallest times 3, the next times 2, never falling; what is not known is no test."""
-    assert comparing.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    found = comparing.holm([0.01, math.nan, 0.5])
+    assert paired.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    found = paired.holm([0.01, math.nan, 0.5])
     assert found[0] == pytest.approx(0.02)
     assert math.isnan(found[1])
 
