@@ -162,7 +162,7 @@ class TrialInputs:
                 "the images are not checked; name their folder with --stimuli to leave out damaged ones' trials"
             )
             return reasons
-        shown = {i: trials.stimulus(i) for i in used}
+        shown = {i: trials.place(i) for i in used}
         bad = unusable_images(folder, sorted(set(shown.values())))
         if bad:
             some = "; ".join(f"{name} {why}" for name, why in list(bad.items())[:3])

@@ -1,4 +1,4 @@
-"""Read a pickle without unpickling it: a stack machine over `pickletools.genops` that never imports and never calls.
+"""Read a pickle without unpickling it: a stack machine over pickle's opcodes that never imports and never calls.
 
 A pickle is a program; its REDUCE, BUILD, INST, OBJ and NEWOBJ opcodes call what its GLOBAL opcodes import. This machine
 does neither. A global that is in the caller's table (torch and NumPy reconstructions, see `torch_pickle`) becomes one
@@ -7,8 +7,9 @@ Whatever the bytes are, `interpret` returns or raises one UserError: the work is
 what it may allocate is bounded.
 """
 
+import mmap
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -17,6 +18,8 @@ from dreamjax.errors import UserError
 Value = Any  # anything that a pickle can describe
 MAX_OPCODES = 10_000_000  # an opcode makes at most one container, of at most 216 bytes
 MAX_KEY_ITEMS = 64  # scalars in one dictionary key: hashing (t, t) of (t, t) of … takes exponential time
+LONG = 1 << 16  # bytes: longer strings of bytes stay in a memory-mapped file
+LONG_BYTES = {"BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8}  # opcode → bytes of its length
 SPARE_BYTES = 64 << 20  # what the table's functions may allocate beyond four times the pickle
 
 
@@ -274,8 +277,33 @@ OPCODES: dict[str, Opcode] = {
 }
 
 
+BY_CODE = {opcode.code: opcode for opcode in pickletools.opcodes}
+
+
+def _instructions(stream: BinaryIO | mmap.mmap) -> Iterator[tuple[str, Value]]:
+    """Yield (opcode, argument) as `pickletools.genops`, but long bytes of a memory-mapped file as views of it."""
+    while True:
+        code = stream.read(1)
+        if (opcode := BY_CODE.get(code.decode("latin-1"))) is None:
+            raise Malformed(f"it has the unknown instruction {code!r}" if code else "it has no end")
+        if isinstance(stream, mmap.mmap) and opcode.name in LONG_BYTES:
+            start = stream.tell() + LONG_BYTES[opcode.name]
+            count = int.from_bytes(stream.read(start - stream.tell()), "little")
+            if start + count > len(stream):
+                raise Malformed(f"{count:,} bytes are announced, and the file ends before")
+            arg = memoryview(stream)[start : start + count]
+            stream.seek(start + count)
+            yield opcode.name, arg if count > LONG else bytes(arg)
+        else:
+            yield opcode.name, None if opcode.arg is None else opcode.arg.reader(stream)  # type: ignore[arg-type]
+
+
 def interpret(
-    stream: BinaryIO, size: int, table: Mapping[str, object], source: str, persistent: Persistent | None = None
+    stream: BinaryIO | mmap.mmap,
+    size: int,
+    table: Mapping[str, object],
+    source: str,
+    persistent: Persistent | None = None,
 ) -> Value:
     """Return the object that the pickle at the stream's position describes; nothing is executed.
 
@@ -285,13 +313,13 @@ def interpret(
     """
     machine = Machine(table, persistent, budget=4 * size + SPARE_BYTES)
     try:
-        for count, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
-            if opcode.name == "STOP":
+        for count, (name, arg) in enumerate(_instructions(stream)):
+            if name == "STOP":
                 return machine.pop()
             if count >= MAX_OPCODES:
                 raise Malformed(f"it has more than {MAX_OPCODES:,} instructions")
-            OPCODES[opcode.name](machine, arg)
-        raise Malformed("it has no end")
+            OPCODES[name](machine, arg)
+        raise AssertionError  # the loop ends at STOP
     except Malformed as problem:
         raise UserError(f"{source}: the pickle in this file is not readable ({problem}); save it again") from problem
     except (MemoryError, RecursionError) as problem:

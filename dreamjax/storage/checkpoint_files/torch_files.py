@@ -30,6 +30,7 @@ from dreamjax.storage.checkpoint_files.torch_pickle import (
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 AT_ONCE = 256  # storages whose offsets are looked up before the pages that this touched are released
 MAX_PLAIN, MAX_DEPTH = 100_000, 8  # values of a configuration, and how deep they are nested
+LARGE = 1 << 16  # bytes of an archive's pickle that stays in the file
 MAX_ENTRIES = 4_000_000  # a corpus saved as one tensor per trial has 10⁴ to 10⁵
 
 
@@ -138,8 +139,11 @@ def _read_zip(file: mmap.mmap, source: str) -> Value:
         storage.crc = entries[name].CRC
         return storage
 
-    data = bytes_of(pickles[0])
-    return pickle_reader.interpret(io.BytesIO(data), len(data), TABLE, source, persistent)
+    start, size = ranges[pickles[0]]
+    if size > LARGE:  # arrays of NumPy, which lie in the pickle
+        file.seek(start)
+        return pickle_reader.interpret(file, size, TABLE, source, persistent)
+    return pickle_reader.interpret(io.BytesIO(file[start : start + size]), size, TABLE, source, persistent)
 
 
 def _entry_range(file: mmap.mmap, info: zipfile.ZipInfo, source: str) -> tuple[int, int]:

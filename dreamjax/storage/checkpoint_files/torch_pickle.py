@@ -52,6 +52,17 @@ def release_pages(file: mmap.mmap) -> None:
         file.madvise(mmap.MADV_DONTNEED)
 
 
+def release_file(array: np.ndarray) -> None:
+    """Release the pages of the file that an array is a view of, where it is one."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if isinstance(base, mmap.mmap):
+        release_pages(base)
+
+
 @dataclass(frozen=True)
 class TorchDType:
     """A torch dtype or storage class in a pickle."""
@@ -138,7 +149,7 @@ class PickledArray:
         self.shape: tuple[int, ...] = (0,)
         self.dtype = np.dtype(np.uint8)
         self.order: Literal["C", "F"] = "C"
-        self.data: bytes | bytearray = b""
+        self.data: bytes | bytearray | memoryview = b""
         self.objects: list | None = None
 
     def set_state(self, machine: Machine, state: Value) -> None:
@@ -157,7 +168,7 @@ class PickledArray:
             self.objects = data
         else:
             data = data.encode("latin-1") if isinstance(data, str) else data  # written by Python 2
-            if not isinstance(data, (bytes, bytearray)) or len(data) != math.prod(shape) * dtype.itemsize:
+            if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) != math.prod(shape) * dtype.itemsize:
                 raise Malformed("an array does not have as many bytes as its shape says")
             self.data = data
         self.shape, self.dtype, self.order = shape, dtype, "F" if fortran else "C"

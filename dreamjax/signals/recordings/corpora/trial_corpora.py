@@ -21,9 +21,10 @@ from jaxtyping import Int
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.corpora import eeg_imagenet, responses
+from dreamjax.signals.recordings.corpora import eeg_imagenet, responses, things_eeg2
 from dreamjax.signals.recordings.corpora.eeg_imagenet import PublishedTrials
 from dreamjax.signals.recordings.corpora.recording_corpora import A_BLOCK_IS_A_CLASS
+from dreamjax.signals.recordings.corpora.things_eeg2 import ThingsTrials
 from dreamjax.signals.recordings.corpora.trial_set import TrialSet
 from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
 from dreamjax.typing import JsonDict
@@ -98,6 +99,18 @@ def assign_by_image(trials: TrialSet, request: SplitRequest) -> AssignedSplits:
     split = _images(trials, request)[trials.image].astype(object)
     description = {"by": "image", "fractions": dict(request.fractions), "seed": request.seed}
     return AssignedSplits(split, description | _shared_images(trials, split), {})
+
+
+def assign_published(trials: ThingsTrials, request: SplitRequest) -> AssignedSplits:
+    """Assign the splits that the files state, of everybody or of --subject. Raise UserError for other requests."""
+    if request.by not in (None, "official") or request.file or request.hold_out or request.fractions:
+        raise UserError(
+            f"{trials.source}: its trials keep the splits train and test that they are published with; leave out "
+            "--split-by, --split-file, --hold-out and --splits"
+        )
+    _check_people(trials, request.subjects, "--subject")
+    split = np.where(np.isin(trials.subject, request.subjects or trials.subjects), trials.split, UNUSED).astype(object)
+    return AssignedSplits(split, {"by": "official"} | _shared_images(trials, split), {})
 
 
 def _with_shares(trials: TrialSet, request: SplitRequest) -> SplitRequest:
@@ -264,6 +277,12 @@ def _images(trials: TrialSet, request: SplitRequest) -> Int[np.ndarray, "images"
 
 # -------------------------------------------------------------------------------------------------- table of corpora
 TRIAL_CORPORA = (
+    TrialCorpus(
+        handles=things_eeg2.is_preprocessed,
+        open=things_eeg2.open_preprocessed,
+        assign=assign_published,
+        takes=("--subject", "--sfreq", "--samples", "--high"),
+    ),
     TrialCorpus(
         handles=lambda path: path.lower().endswith((".pth", ".pt")),
         open=lambda path, images: eeg_imagenet.open_trials(path),

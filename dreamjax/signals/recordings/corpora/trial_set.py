@@ -78,6 +78,10 @@ class TrialSet:
         """Return what a session's pseudonym is made from, with the subject; "" where the files state none."""
         return ""
 
+    def place(self, trial: int) -> str:
+        """Return the image's file, relative to the folder that the user names."""
+        return self.stimulus(trial)
+
     def start(self, trial: int) -> float:
         """Return when in its recording a trial began, in s; 0 where it is not published."""
         return 0.0
