@@ -15,7 +15,8 @@ from dreamjax.systems.base import System
 
 BUILT_IN = (
     *("masked_pretraining", "text_to_image", "dreamdiffusion", "autoencoder", "classifier", "clip"),
-    *("ridge", "brain_module", "nice"),
+    *("ridge", "brain_module", "nice", "atm", "shallow", "ubp", "neurobridge", "samga", "enigma"),
+    *("eegnet", "shallow_fbcsp", "deep4"),
 )
 GROUP = "dreamjax.systems"  # entry points: name = "module:Class"
 

@@ -29,11 +29,14 @@ from dreamjax.targets import banks, responses
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig, Responses, Split
 from dreamjax.training import optimiser
+from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, replace
 from dreamjax.training.update import gradient_update
 from dreamjax.weights.networks import Network
 
 
+DIRECTIONS = ("brain_to_image", "image_to_brain")  # metrics of the contrastive loss
+VIEWS = "views"  # name, in a batch, of vectors of changed views that are trained on
 VECTOR = "vector"  # name, in a batch, of what images are retrieved by
 POSITIONS = "positions"  # name, among the parameters, of the sensors' positions
 
@@ -142,8 +145,8 @@ class RetrievalData(System):
             return self.config.sizes
         trials = responses.load(self.config.data, "test")
         _, channels, samples = trials.signal.shape
-        found = {"channels": channels, "samples": samples, "people": len(self.people)}
-        return self.config.sizes.filled(found | {"features": self.vectors[VECTOR].shape[-1]})
+        shapes = {"channels": channels, "samples": samples, "people": len(self.people)}
+        return self.config.sizes.filled(shapes | {"features": self.vectors[VECTOR].shape[-1]})
 
     @functools.cached_property
     def positions(self) -> Float[np.ndarray, "C 3"]:
@@ -262,16 +265,18 @@ class RetrievalSystem(GradientSystem, RetrievalData):
 
     def objective(self, params: PyTree, batch: Batch, brain: Any) -> Loss:
         """Return the loss of the network's outputs: by default the contrastive one of the config."""
-        images = self.image_side(params, batch[VECTOR])
-        return contrastive(
-            brain,
-            images,
-            params["logit_scale"],
-            batch["image"],
-            batch["weight"],
-            ("brain_to_image", "image_to_brain"),
-            self.config.loss,
-        )
+        images = self.image_side(params, self.trained_vectors(batch))
+        scale, group, weight = params["logit_scale"], batch["image"], batch["weight"]
+        return contrastive(brain, images, scale, group, weight, DIRECTIONS, self.contrast)
+
+    @property
+    def contrast(self) -> ContrastiveConfig:
+        """Return the form of the contrastive loss: the config's, where no variant changes it."""
+        return self.config.loss
+
+    def trained_vectors(self, batch: Batch) -> Float[Array, "B *D"]:
+        """Return the image vectors that training compares with: those of retrieval, where there are no other views."""
+        return batch[VECTOR]
 
     def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         loss = functools.partial(self.loss, seed=state.hyper["seed"], training=True)
@@ -289,6 +294,31 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     # ----------------------------------------------------------------------------------------------------- retrieval
     def query(self, params: PyTree, batch: Batch) -> Float[Array, "B F"]:
         return self.encode(params, batch)[0]
+
+
+@dataclass(frozen=True)
+class ImageProjection(RetrievalSystem):
+    """A retrieval system whose images go through a learned linear map to the common space, of width `model.width`."""
+
+    def init_params(self, rng: Array) -> dict[str, PyTree]:
+        of_encoder, of_image = jax.random.split(rng)
+        width, features = self.config.model.width, self.sizes.features  # type: ignore[attr-defined]
+        bound = features**-0.5
+        kernel, bias = jax.random.split(of_image)
+        image = {
+            "kernel": jax.random.uniform(kernel, (features, width), jnp.float32, -bound, bound),
+            "bias": jax.random.uniform(bias, (width,), jnp.float32, -bound, bound),
+        }
+        return super().init_params(of_encoder) | {"image": image}
+
+    def image_side(self, params: PyTree, vectors: Float[Array, "M *D"]) -> Float[Array, "M F"]:
+        return vectors @ params["image"]["kernel"] + params["image"]["bias"]
+
+
+def adam(rate: float, *, beta1: float = 0.9, weight_decay: float = 0.0) -> OptimConfig:
+    """Return Adam at a constant rate without clipping, as most published systems of retrieval are trained."""
+    options = {"beta1": beta1, "beta2": 0.999, "weight_decay": weight_decay}
+    return OptimConfig(learning_rate=rate, schedule="constant", clip=None, **options)
 
 
 def batch_key(seed: Array | int, index_Bx2: Array) -> Array:

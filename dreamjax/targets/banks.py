@@ -22,10 +22,11 @@ from jaxtyping import Array, Float
 from dreamjax.errors import UserError
 from dreamjax.models import mobilenet
 from dreamjax.signals.datasets.arrays import open_npy
-from dreamjax.storage import image_files, manifest, presence
+from dreamjax.storage import manifest, presence
 from dreamjax.targets import features, image_folder, preprocessing
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.image_folder import Captioned
+from dreamjax.targets.views import View
 from dreamjax.weights import weight_files
 
 FILES = (".npy", ".npz", ".safetensors")
@@ -42,6 +43,8 @@ class BankConfig:
     path: str = ""  # folder or hub id of a CLIP, DINOv2 or ViT; a MobileNet's .npz; or a file of vectors with names
     layer: int | None = None  # of the network, from 0 or from the end; None: its output
     pooling: Literal["auto", "projected", "pooled", "cls", "patches", "tokens"] = "auto"
+    view: View = "none"  # of the images, before the network's own transform
+    view_size: int = 51  # taps of a blur, of 224 pixels
     images: str = ""  # folder of the images that were seen; not needed for a file of vectors
     bank: str = "auto"  # folder where computed vectors are kept; auto: $XDG_CACHE_HOME/dreamjax/banks
     batch: int = 32  # images at a time
@@ -51,6 +54,8 @@ class BankConfig:
             raise ValueError(f"target.batch is {self.batch}, but it must be at least 1")
         if self.layer is not None and self.pooling in ("projected", "pooled"):
             raise ValueError(f"target.layer is {self.layer}, but {self.pooling} is an output of the whole network")
+        if self.view_size < 3 or self.view_size % 2 == 0:
+            raise ValueError(f"target.view_size is {self.view_size}, but it must be an odd number of at least 3")
 
     @property
     def root(self) -> str:
@@ -58,11 +63,17 @@ class BankConfig:
         return os.path.join(base, "dreamjax", "banks") if self.bank == "auto" else self.bank
 
     @property
+    def is_network(self) -> bool:
+        """Return whether a network computes the vectors, so that it can see other views of the images."""
+        return bool(self.path) and (bool(self.images) or not self.path.lower().endswith(FILES))
+
+    @property
     def words(self) -> str:
         """Return the source in a few words, for tables."""
         layer = "" if self.layer is None else f", layer {self.layer}"
         pooling = "" if self.pooling == "auto" else f", {self.pooling}"
-        return f"{PurePosixPath(self.path).name}{layer}{pooling}"
+        view = "" if self.view == "none" else f", {self.view.replace('_', ' ')}"
+        return f"{PurePosixPath(self.path).name}{layer}{pooling}{view}"
 
 
 class Bank(NamedTuple):
@@ -82,6 +93,8 @@ def open_bank(config: BankConfig, names: Sequence[str], mesh: Mesh) -> Bank:
     if not config.path:
         raise UserError("target.path is empty; name a vision model's folder, or a file of vectors with names")
     path = epath.Path(config.path)
+    if config.view != "none" and not config.is_network:
+        raise UserError(f"target.view is {config.view}, but {config.path} holds vectors that are computed already")
     if config.path.lower().endswith(FILES):
         if not presence.exists(path):
             raise UserError(f"{config.path}: no such file; name a file of vectors or a vision model's folder")
@@ -94,8 +107,12 @@ def open_bank(config: BankConfig, names: Sequence[str], mesh: Mesh) -> Bank:
         pooling = "projected" if config.layer is None else "patches"
     embedding = EmbeddingConfig(config.path, pooling, config.layer)
     entries = _entries(config, names)
-    vectors = features.embeddings(config.root, embedding, entries, mesh, config.batch)
+    vectors = features.embeddings(config.root, embedding, entries, mesh, config.batch, _view(config))
     return Bank(vectors.reshape(len(vectors), -1), tuple(names))
+
+
+def _view(config: BankConfig) -> features.ViewOf | None:
+    return None if config.view == "none" else features.ViewOf(config.view, config.view_size)
 
 
 def _entries(config: BankConfig, names: Sequence[str]) -> list[Captioned]:
@@ -193,6 +210,7 @@ def _mobilenet(
         "weights": hashlib.sha256(manifest.file_hash(path).encode()).hexdigest(),
         "layer": number,
         "pooling": config.pooling,
+        **(view.facts if (view := _view(config)) else {}),
     }
 
     def load() -> tuple[Callable[..., Array], Any, Callable[[np.ndarray], Mapping[str, np.ndarray]]]:
@@ -205,7 +223,7 @@ def _mobilenet(
             return x.reshape(len(x), -1) if config.pooling == "tokens" else x.mean((1, 2))
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
-            return {"pixels": MOBILENET([image_files.open_image(entries[i].path) for i in index])}
+            return {"pixels": MOBILENET(features.opened([entries[i] for i in index], view))}
 
         return encode, jax.tree.map(jnp.asarray, params), read
 

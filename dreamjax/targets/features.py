@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from dreamjax.targets import preprocessing
 from dreamjax.targets.image_folder import Captioned
 from dreamjax.targets.images import ImageConfig, load_all, scaled
 from dreamjax.targets.tokens import Tokenizer
+from dreamjax.targets.views import View, changed
 from dreamjax.weights import hub, loaded, networks, weight_files
 from dreamjax.weights.loaded import ComponentSource, LoadedNetwork
 
@@ -177,10 +178,38 @@ def shape(config: EmbeddingConfig) -> tuple[int, ...]:
     return jax.eval_shape(embed, network.shapes(arguments), pixels).shape[1:]
 
 
+@dataclass(frozen=True)
+class ViewOf:
+    """A changed view of images, and the size of its blur (`targets.views`)."""
+
+    view: View
+    size: int
+
+    @property
+    def facts(self) -> dict[str, object]:
+        return {"view": self.view, "view_size": self.size}
+
+
+def opened(entries: Sequence[Captioned], view: ViewOf | None) -> list[Any]:
+    """Return images, changed where a view is given."""
+    images = [image_files.open_image(entry.path) for entry in entries]
+    if view is None:
+        return images
+    arrays = [np.asarray(image.convert("RGB")) for image in images]
+    return [
+        changed(array, view.view, view.size, entry.name) for array, entry in zip(arrays, entries, strict=True)
+    ]
+
+
 def embeddings(
-    root: epath.PathLike, config: EmbeddingConfig, entries: Sequence[Captioned], mesh: Mesh, batch: int
+    root: epath.PathLike,
+    config: EmbeddingConfig,
+    entries: Sequence[Captioned],
+    mesh: Mesh,
+    batch: int,
+    view: ViewOf | None = None,
 ) -> Float[np.ndarray, "N *E"]:
-    """Return a vision model's embedding of each whole image, by the model's preprocessing.
+    """Return a vision model's embedding of each whole image, or of a view of it, by the model's preprocessing.
 
     Raises UserError naming a damaged image, and for a missing model or one without that embedding.
     """
@@ -190,13 +219,14 @@ def embeddings(
         "weights": hash_of(folder),  # with the preprocessor's file
         "pooling": config.pooling,
         "layer": config.layer,
+        **(view.facts if view else {}),
     }
 
     def load() -> tuple[Function, PyTree, Inputs]:
         model = VisionModel.open(folder, mesh)
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
-            return {"pixels": model.prepare([image_files.open_image(entries[i].path) for i in index])}
+            return {"pixels": model.prepare(opened([entries[i] for i in index], view))}
 
         def encode(params: PyTree, batch: Mapping[str, Array]) -> Array:
             return model.embed(params, batch["pixels"], config)

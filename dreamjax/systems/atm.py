@@ -1,0 +1,95 @@
+"""ATM-S (Li et al., NeurIPS 2024, arXiv 2403.07721): sensors as tokens of a transformer, then convolutions.
+
+The objective is 0.99 · CLIP to the image's vector + 0.01 · CLIP to a text's, where `text` names a bank; without one it is
+the image's alone. Where paper and released code (EEG_Image_decode) differ, `model.variant` chooses: as released, the scale
+of the logits is log(1 / 0.07) itself and not its exponential, and with tokens of people the last sensor's is dropped.
+
+Expected on THINGS-EEG2, 200-way, one model a person, mean of 10 people: 28.5 / 60.4 % (top-1 / top-5) as later papers
+print it, 27.1 / 58.1 % as the mean of the published people.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from jaxtyping import Array, Float
+
+from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
+from dreamjax.objectives.regression_loss import combined
+from dreamjax.systems.base import Loss
+from dreamjax.systems.retrieval_base import DIRECTIONS, RetrievalConfig, RetrievalSystem, adam
+from dreamjax.targets.banks import BankConfig
+from dreamjax.targets.responses import ResponseConfig
+from dreamjax.training.optimiser import OptimConfig
+from dreamjax.training.task import Batch, PyTree
+from dreamjax.training.train_config import TrainConfig
+from dreamjax.weights import brain_encoders
+from dreamjax.weights.networks import Network
+
+TEXT = "text"
+
+
+@dataclass(frozen=True)
+class AtmModelConfig:
+    """Which form of the encoder, and how it is regularised."""
+
+    variant: Literal["as_written", "as_released"] = "as_written"
+    dropout: float = 0.25  # of the transformer
+    conv_dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class AtmConfig(RetrievalConfig):
+    """A run of ATM-S; the defaults are those of the publication."""
+
+    system: Literal["atm"] = "atm"
+    data: ResponseConfig = field(default_factory=lambda: ResponseConfig(repeats="single"))
+    model: AtmModelConfig = field(default_factory=AtmModelConfig)
+    text: BankConfig = field(default_factory=BankConfig)  # vectors of what the image shows, in words; empty: none
+    text_share: float = 0.01  # of the text in the objective
+    optim: OptimConfig = field(default_factory=lambda: adam(3e-4, weight_decay=0.01))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=1024))
+    epochs: int = 40
+
+
+@dataclass(frozen=True)
+class Atm(RetrievalSystem):
+    """The system ATM-S."""
+
+    config: AtmConfig
+    name: ClassVar[str] = "atm"
+    Config: ClassVar[type] = AtmConfig
+    network: ClassVar[Network] = brain_encoders.ATM_S
+    published: ClassVar[dict[str, Any]] = {"data.validation": "none", "data.repeats": "single", "choice": "test"}
+
+    def arguments(self) -> dict[str, Any]:
+        sizes, model = self.sizes, self.config.model
+        return {
+            "channels": sizes.channels,
+            "samples": sizes.samples,
+            "features": sizes.features,
+            "people": sizes.people if sizes.people > 1 else 0,
+            "rate": model.dropout,
+            "conv_rate": model.conv_dropout,
+            "released": model.variant == "as_released",
+        }
+
+    def banks(self) -> dict[str, tuple[BankConfig, ...]]:
+        return super().banks() | ({TEXT: (self.config.text,)} if self.config.text.path else {})
+
+    @property
+    def contrast(self) -> ContrastiveConfig:
+        loss = self.config.loss
+        return replace(loss, scale="raw") if self.config.model.variant == "as_released" else loss
+
+    def objective(self, params: PyTree, batch: Batch, brain: Float[Array, "B F"]) -> Loss:
+        image = super().objective(params, batch, brain)
+        if TEXT not in batch:
+            return image
+        text = contrastive(
+            brain, batch[TEXT], params["logit_scale"], batch["image"], batch["weight"], DIRECTIONS, self.contrast
+        )
+        share = self.config.text_share
+        return combined({"image": (1 - share, image), "text": (share, text)})
+
+
+SYSTEM = Atm
