@@ -165,3 +165,11 @@ def test_reliability_leaves_out_missing_repetitions_and_refuses_a_single_one():
         UserError, match="there is 1 repetition of each image, but split-half reliability needs at least 2"
     ):
         reliability.split_half(responses[:1])
+
+
+def test_reliability_of_recorded_units(real_data):
+    """50 units of macaque V4, 640 images, up to 10 repetitions: halves correlate by 0.6, as the data's notes state."""
+    responses = np.load(real_data / "responses" / "macaque_v4" / "responses_raw_210325.npy").transpose(2, 1, 0)
+    result = reliability.split_half(responses, splits=20)
+    assert result.half.mean() == pytest.approx(0.6, abs=0.02)
+    assert result.reliability.mean() == pytest.approx(0.74, abs=0.02)
