@@ -97,7 +97,10 @@ def torch_epoch(name: str, sizes: tuple[int, int, int], batch: int, compiled: bo
     signal, vectors = (torch.from_numpy(data[key]).to(device) for key in ("signal", "vectors"))
     extra = []
     if name == "brain_module":
-        extra = [torch.zeros(batch, dtype=torch.long, device=device), torch.from_numpy(positions_of(channels)).to(device)]
+        extra = [
+            torch.zeros(batch, dtype=torch.long, device=device),
+            torch.from_numpy(positions_of(channels)).to(device),
+        ]
     optimiser = torch.optim.AdamW([*encoder.parameters(), scale], lr=2e-4, betas=(0.5, 0.999), weight_decay=0.0)
 
     def loss_of(x: "torch.Tensor", v: "torch.Tensor") -> "torch.Tensor":

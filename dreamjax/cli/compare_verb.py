@@ -23,15 +23,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--workdir", required=True, help="folder of the comparison; continued if it exists")
     add("--protocol", default="honest", metavar="NAME", help="honest, paper, neuralbench or single_trial")
     people = ("in_subject", "joint", "leave_one_out")
-    add("--people", choices=people, help="one model a person, one for all, or tested on the person left out (default: the protocol's)")
+    add(
+        "--people",
+        choices=people,
+        help="one model a person, one for all, or tested on the person left out (default: the protocol's)",
+    )
     add("--seeds", type=whole_number(1), default=3, metavar="N", help="runs of each system, trained as one program")
     add("--epochs", type=whole_number(1), metavar="N", help="passes over the training trials (default: each system's)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all systems (data.tmin=0) or of one (nice.optim.learning_rate=1e-3)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of all systems (data.tmin=0) or of one (nice.optim.learning_rate=1e-3)",
+    )
 
     add = parser.add_argument_group("the trials and the images that were seen").add_argument
     add("--data", nargs="+", default=[], metavar="SHARDS", help="dataset folders of dreamjax prepare")
     add("--images", default="", metavar="FOLDER", help="the images that were seen")
-    add("--target", required=True, metavar="MODEL|FILE|NAME", help="image vectors: a vision model's folder, a file of vectors with names, or a low-level feature")
+    add(
+        "--target",
+        required=True,
+        metavar="MODEL|FILE|NAME",
+        help="image vectors: a vision model's folder, a file of vectors with names, or a low-level feature",
+    )
     add("--layer", type=int, metavar="N", help="of the vision model (default: its output)")
     add("--pooling", metavar="NAME", help="of that layer (default: the model's)")
 
@@ -45,7 +60,9 @@ def run(args: argparse.Namespace) -> "Comparison":
         if not equals:
             raise UserError(f"--set {one}: give it a value, as in --set {one}=VALUE")
         settings.append((key, value))
-    options = {name: getattr(args, name) for name in ("protocol", "people", "seeds", "epochs", "images", "layer", "pooling")}
+    options = {
+        name: getattr(args, name) for name in ("protocol", "people", "seeds", "epochs", "images", "layer", "pooling")
+    }
     systems = [name.strip() for name in args.systems.split(",") if name.strip()]
     return api.compare(systems, args.data, args.target, args.workdir, settings=settings, **options)
 

@@ -128,7 +128,9 @@ def _by_gradients(
         if name == "last" or name in judges:
             judge = None if name == "last" else name
             params[name] = [runs.params(i, judge) for i in range(len(timed))]
-            epochs[name] = [config.epochs if judge is None else int(runs.best_epoch[judge][i]) for i in range(len(timed))]
+            epochs[name] = [
+                config.epochs if judge is None else int(runs.best_epoch[judge][i]) for i in range(len(timed))
+            ]
     return params, epochs, {"loss": runs.losses} | dict(runs.scores)
 
 

@@ -137,6 +137,8 @@ def _apply(schema: Any, config: ConfigDict, system: str, key: str, text: str, sy
     elif first not in names:
         guess = nearest(first, [*GROUPS, *names])
         hint = f"did you mean {guess}?" if guess else f"begin it with one of {', '.join([*GROUPS, *sorted(names)])}"
-        raise UserError(f"--set {key}: {first!r} is neither a system of this comparison nor a group of settings; {hint}")
+        raise UserError(
+            f"--set {key}: {first!r} is neither a system of this comparison nor a group of settings; {hint}"
+        )
     elif first == system:
         configs.override(schema, config, rest, text, "--set")

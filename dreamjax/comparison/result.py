@@ -1,6 +1,5 @@
 """The table of a comparison: scores of every system under one protocol, with intervals, controls and differences."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,14 +12,12 @@ from dreamjax.comparison import run_folder
 from dreamjax.comparison.fitting import SHUFFLED, UNTRAINED
 from dreamjax.comparison.jobs import Job, Request
 from dreamjax.comparison.protocols import IN_WORDS, PEOPLE_IN_WORDS
-from dreamjax.evaluation.score_table import interval
-from dreamjax.metrics import bootstrap, retrieval
+from dreamjax.metrics import bootstrap, crossed, paired, retrieval
 from dreamjax.metrics.bootstrap import Interval
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.reports import tables
 from dreamjax.reports.pages import Page, Section
 from dreamjax.reports.tables import Table
-from dreamjax.sweeps.comparing import holm
 from dreamjax.typing import JsonDict
 
 TOPS = (1, 5, 10)
@@ -42,7 +39,9 @@ class Answers:
         """Return the answers of all folds; (ranks of each seed, person, image, size of the gallery) of each."""
 
         def each(value: Any) -> np.ndarray:
-            return np.concatenate([np.stack([value(one, size) for one in ranks]) for ranks, _, _, size in parts], axis=1)
+            return np.concatenate(
+                [np.stack([value(one, size) for one in ranks]) for ranks, _, _, size in parts], axis=1
+            )
 
         return cls(
             {k: each(lambda one, size, k=k: one.top(k)) for k in TOPS},
@@ -52,13 +51,12 @@ class Answers:
         )
 
     def score(self, values: Float[np.ndarray, "seeds n"]) -> Interval:
-        """Return the mean over seeds and trials; the interval is over people or images, whichever is wider."""
-        return interval(values.mean(0), self.clusters).within(0, 1)
+        """Return the mean over seeds and trials, with its interval over people and images."""
+        return crossed.interval(self.table(values)).within(0, 1)
 
-    @property
-    def clusters(self) -> list[np.ndarray]:
-        """Return what intervals resample: images, and people where there are several."""
-        return [self.image, *([self.person] if len(np.unique(self.person)) > 1 else [])]
+    def table(self, values: Float[np.ndarray, "seeds n"]) -> Float[np.ndarray, "people images"]:
+        """Return the mean of every person for every image."""
+        return crossed.table(values.mean(0), self.person, self.image)
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], miss
             request.protocol.summary,
             f"{PEOPLE_IN_WORDS[request.people]}; {trials} tested responses of {persons} "
             f"{'person' if persons == 1 else 'people'}; chance is {100 / max(gallery, 1):.2g} % (top-1)",
-            "95 % intervals over images, or over people where that is wider, of the mean over seeds",
+            "95 % intervals over people and images, of the mean over seeds",
         ],
         missing=dict(missing),
     )
@@ -166,34 +164,21 @@ def _by_person(answers: Answers, k: int) -> JsonDict:
 
 def _paired(ranking: Mapping[str, Answers], k: int) -> dict[str, JsonDict]:
     """Return every pair's difference on the same trials; p values corrected for their number (Holm 1979)."""
-    names, found = list(ranking), []
+    names, differences = list(ranking), {}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            a, b = ranking[one], ranking[other]
-            if a.image.shape != b.image.shape or (a.image != b.image).any():
-                continue  # not all of their jobs are done
-            d = interval(a.tops[k].mean(0) - b.tops[k].mean(0), a.clusters)
-            found.append((one, other, d, _p(d)))
-    corrected = holm([p for *_, p in found])
+            a, b = (ranking[name].table(ranking[name].tops[k]) for name in (one, other))
+            if a.shape == b.shape:  # where all jobs of both are done
+                differences[f"{one} - {other}"] = (crossed.interval(a - b), *crossed.standard_error(a - b))
     return {
-        f"{one} - {other}": dict(d.as_json())
-        | {"p": bootstrap.finite(p), "corrected": bootstrap.finite(c), "says": _says(d, c, one, other)}
-        for (one, other, d, p), c in zip(found, corrected, strict=True)
+        one.point: one.as_json() | {"says": _says(one)} for one in paired.tests("", differences)
     }
 
 
-def _p(difference: Interval) -> float:
-    """Return the two-sided p value of a difference by Student's t with the jackknife's error."""
-    from scipy import stats
-
-    if not difference.known or not difference.error > 0:
-        return math.nan
-    return float(2 * stats.t.sf(abs(difference.estimate) / difference.error, max(1, difference.n - 1)))
-
-
-def _says(d: Interval, corrected: float, one: str, other: str) -> str:
-    if corrected < 1 - d.level:
-        return f"{one if d.estimate > 0 else other} is better"
+def _says(test: paired.PairedTest) -> str:
+    first, second = test.point.split(" - ")
+    if test.resolved:
+        return f"{first if test.difference.estimate > 0 else second} is better"
     return "not resolved"
 
 

@@ -99,5 +99,3 @@ def ranks_of(workdir: epath.PathLike, job: Job) -> tuple[dict[str, list[Ranks]],
         for name in names
     }
     return ranks, arrays
-
-

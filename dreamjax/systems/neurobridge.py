@@ -32,7 +32,12 @@ class NeurobridgeModelConfig:
     variant: Literal["as_written", "as_released"] = "as_written"
     width: int = 512
     dropout: float = 0.3
-    views: tuple[View, ...] = ("blur", "noise", "low_resolution", "mosaic")  # averaged in training; empty: the clean image
+    views: tuple[View, ...] = (
+        "blur",
+        "noise",
+        "low_resolution",
+        "mosaic",
+    )  # averaged in training; empty: the clean image
 
     def __post_init__(self) -> None:
         if len(self.views) == 1:

@@ -178,7 +178,9 @@ class RetrievalData(System):
 class _WithVectors(ArrayExamples):
     """Rows of arrays, with the vectors of the image that was seen."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], *, vectors: Mapping[str, np.ndarray], seed: int, endless: bool):
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], *, vectors: Mapping[str, np.ndarray], seed: int, endless: bool
+    ):
         super().__init__(arrays, seed=seed, endless=endless)
         self.vectors = vectors
 
@@ -217,7 +219,9 @@ class RetrievalSystem(GradientSystem, RetrievalData):
         """Return what the encoder reads of a batch."""
         return Trials(batch["signal"], batch.get("subject"), weight=batch.get("weight"))
 
-    def encode(self, params: PyTree, batch: Batch, key: Array | None = None, call: str = "__call__") -> tuple[Any, PyTree]:
+    def encode(
+        self, params: PyTree, batch: Batch, key: Array | None = None, call: str = "__call__"
+    ) -> tuple[Any, PyTree]:
         """Return the brain's vectors [B, F], and with a `key` (of dropout, in training) the new running statistics.
 
         `call`: the method of the network, where it has one with further outputs.

@@ -81,9 +81,7 @@ class ImageSide(nnx.Module):
         self.fc1 = nnx.Linear(features, model.hidden, rngs=nnx.Rngs(rngs.params()))
         self.fc2 = nnx.Linear(model.hidden, model.width, rngs=nnx.Rngs(rngs.params()))
 
-    def __call__(
-        self, vectors: Float[Array, "M L D"], subject: Array, key: Array | None = None
-    ) -> Float[Array, "M F"]:
+    def __call__(self, vectors: Float[Array, "M L D"], subject: Array, key: Array | None = None) -> Float[Array, "M F"]:
         mixed = jnp.einsum("mld,ml->md", vectors, self.router(subject, key))
         return self.fc2(jax.nn.gelu(self.fc1(mixed)))
 
@@ -115,9 +113,7 @@ class Samga(RetrievalSystem):
 
     def _image_module(self, key: Array) -> ImageSide:
         sizes, model = self.sizes, self.config.model
-        return ImageSide(
-            layers=self.layers, people=sizes.people, features=sizes.features, model=model, rngs=Keys(key)
-        )
+        return ImageSide(layers=self.layers, people=sizes.people, features=sizes.features, model=model, rngs=Keys(key))
 
     def init_params(self, rng: Array) -> dict[str, PyTree]:
         of_encoder, of_image = jax.random.split(rng)

@@ -92,7 +92,9 @@ class Ubp(RetrievalSystem):
         if not target.is_network:
             return super().banks()  # vectors that are computed already are not blurred
         kernels = self.config.model.kernels
-        return super().banks() | {VIEWS: tuple(dataclasses.replace(target, view="fovea", view_size=size) for size in kernels)}
+        return super().banks() | {
+            VIEWS: tuple(dataclasses.replace(target, view="fovea", view_size=size) for size in kernels)
+        }
 
     def init(self, rng: Array) -> State:
         state = super().init(rng)

@@ -228,5 +228,3 @@ def _mobilenet(
         return encode, jax.tree.map(jnp.asarray, params), read
 
     return features.open_array(config.root, "mobilenet", facts, len(entries), load, config.batch, mesh)
-
-

@@ -196,9 +196,7 @@ def opened(entries: Sequence[Captioned], view: ViewOf | None) -> list[Any]:
     if view is None:
         return images
     arrays = [np.asarray(image.convert("RGB")) for image in images]
-    return [
-        changed(array, view.view, view.size, entry.name) for array, entry in zip(arrays, entries, strict=True)
-    ]
+    return [changed(array, view.view, view.size, entry.name) for array, entry in zip(arrays, entries, strict=True)]
 
 
 def embeddings(

@@ -385,4 +385,3 @@ def _samples(
     if not 0 <= low < high <= length:
         raise UserError(f"{what}: {start} to {stop} s, but records last from {begins:g} to {ends:g} s after onset")
     return slice(low, high), begins + low / sfreq
-

@@ -164,5 +164,3 @@ def epoch_of(task: Task, count: int, batch_size: int, gather: Callable[..., dict
         return state, total.sum() / jnp.maximum(n.sum(), 1), bad.sum().astype(jnp.int32)
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None, None, None)), donate_argnums=0)
-
-

@@ -1,6 +1,5 @@
 """Ridge regression: its weights are scikit-learn's, its penalty is the one that generalised cross-validation prefers."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -58,9 +58,7 @@ def trained(shards: trial_shards.TrialShards, seeds: list[int]) -> in_memory.Tra
 
 def test_runs_of_one_program_equal_runs_alone(shards: trial_shards.TrialShards) -> None:
     both, alone = trained(shards, [3, 5]), trained(shards, [5])
-    for one, other in zip(
-        jax.tree.leaves(both.params(1, None)), jax.tree.leaves(alone.params(0, None)), strict=True
-    ):
+    for one, other in zip(jax.tree.leaves(both.params(1, None)), jax.tree.leaves(alone.params(0, None)), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
     np.testing.assert_allclose(both.losses[:, 1], alone.losses[:, 0], rtol=1e-4)
     assert np.abs(both.losses[:, 0] - both.losses[:, 1]).max() > 1e-3  # seeds differ
@@ -103,7 +101,10 @@ def test_running_statistics_are_not_those_of_the_optimiser(shards: trial_shards.
     state = task.init(program.run_key(0, b"init"))
     rows = np.arange(BATCH)
     batch = {name: jnp.asarray(x[rows]) for name, x in examples.rows.items()}
-    batch |= {"vector": jnp.asarray(examples.vectors["vector"][examples.rows["image"][rows]]), "weight": jnp.ones(BATCH)}
+    batch |= {
+        "vector": jnp.asarray(examples.vectors["vector"][examples.rows["image"][rows]]),
+        "weight": jnp.ones(BATCH),
+    }
     batch |= {"index": jnp.zeros((BATCH, 2), jnp.uint32)}
     new = jax.jit(task.update)(state, batch)[0].params["encoder"]["tsconv"]["temporal_norm"]
     assert np.abs(np.asarray(new["mean"])).max() > 0  # moved towards the batch's
