@@ -1,11 +1,12 @@
 """Training of retrieval networks in dreamjax and in PyTorch, data on the device, interleaved in one run.
 
-    python benchmarks/retrieval.py                                  # NICE, ATM-S and the brain module on this machine's CPU
+    python benchmarks/retrieval.py                                  # NICE, ATM-S and the brain module, on CPU
     python benchmarks/retrieval.py --systems nice --batch 256 --runs 3
 
 An epoch of a few batches is drawn, gathered and stepped through. dreamjax runs once alone and once with several seeds
-as one program; PyTorch eager and compiled, one run. Prints one JSON object: milliseconds of a step of one run, the ratio of PyTorch's time to
-ours round by round (above 1: we are faster), and the number of parameters on both sides, which must be equal.
+as one program; PyTorch eager and compiled, one run. Prints one JSON object: milliseconds of a step of one run, the
+ratio of PyTorch's time to ours round by round (above 1: we are faster), and the number of parameters on both sides,
+which must be equal.
 """
 
 import argparse

@@ -156,7 +156,7 @@ def compare(
 
     chosen = protocols.find(protocol)
     bank = BankConfig(path=target, layer=layer, images=images)
-    bank = bank if pooling is None else dataclasses.replace(bank, pooling=pooling)
+    bank = bank if pooling is None else dataclasses.replace(bank, pooling=pooling)  # type: ignore[arg-type]
     paths = (data,) if isinstance(data, str) else tuple(data)
     request = Request(
         tuple(systems),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dreamjax.comparison.jobs import Job
-from dreamjax.comparison.protocols import Checkpoint, Protocol
+from dreamjax.comparison.protocols import Protocol
 from dreamjax.errors import UserError
 from dreamjax.metrics import retrieval
 from dreamjax.metrics.retrieval import Ranks
@@ -90,7 +90,7 @@ def _by_gradients(
     if not config.epochs:
         raise UserError(f"{job.system}: epochs is 0, but a comparison counts passes; give --epochs")
     train = task.examples("train")
-    splits: dict[Checkpoint, str] = {}
+    splits: dict[str, str] = {}
     if "held_out" in protocol.checkpoints and config.data.validation != "none":
         splits["held_out"] = "val"
     if "test" in protocol.checkpoints:
@@ -121,12 +121,12 @@ def _by_gradients(
         name=job.name,
     )
     if (last := runs.losses[-1])[~np.isfinite(last)].size:
-        raise UserError(f"{job.name}: the loss is not finite; lower the learning rate, or raise data.clip's effect")
+        raise UserError(f"{job.name}: the loss is not finite; lower the learning rate")
     params: dict[str, list[PyTree]] = {}
     epochs: dict[str, list[int]] = {}
     for name in protocol.checkpoints:
         if name == "last" or name in judges:
-            judge = None if name == "last" else name
+            judge: str | None = None if name == "last" else name
             params[name] = [runs.params(i, judge) for i in range(len(timed))]
             epochs[name] = [
                 config.epochs if judge is None else int(runs.best_epoch[judge][i]) for i in range(len(timed))

@@ -104,8 +104,8 @@ def _base(system: str, request: Request) -> Any:
     schema = kind.Config
     config = configs.to_config_dict(_preset(kind, preset) if preset else schema())
     protocol = request.protocol
-    own = {} if not protocol.published else getattr(kind, "published", {})
-    data = dataclasses.replace(request.data, **{**protocol.data, **_given(own, "data")})
+    published = getattr(kind, "published", {}) if protocol.published else {}
+    data = dataclasses.replace(request.data, **{**protocol.data, **_given(published, "data")})
     for key, value in (("data", data), ("target", request.target)):
         config[key] = configs.to_config_dict(value)
     if request.epochs is not None and "epochs" in config:
@@ -122,9 +122,9 @@ def _preset(kind: Any, preset: str) -> Any:
     return presets[preset]
 
 
-def _given(own: Mapping[str, Any], group: str) -> dict[str, Any]:
+def _given(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
     """Return the settings of a group, such as `data.validation`, without its name."""
-    return {key.removeprefix(f"{group}."): value for key, value in own.items() if key.startswith(f"{group}.")}
+    return {key.removeprefix(f"{group}."): value for key, value in settings.items() if key.startswith(f"{group}.")}
 
 
 def _apply(schema: Any, config: ConfigDict, system: str, key: str, text: str, systems: Sequence[str]) -> None:

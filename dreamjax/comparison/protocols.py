@@ -1,7 +1,7 @@
 """Protocols of retrieval: who is trained on, what is held out, which checkpoint is scored, what is averaged.
 
-Published numbers of retrieval from brain signals differ more by these than by the systems. A protocol is therefore named
-under every table.
+Published numbers of retrieval from brain signals differ more by these than by the systems. A protocol is therefore
+named under every table.
 """
 
 from collections.abc import Mapping

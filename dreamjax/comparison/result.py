@@ -170,9 +170,7 @@ def _paired(ranking: Mapping[str, Answers], k: int) -> dict[str, JsonDict]:
             a, b = (ranking[name].table(ranking[name].tops[k]) for name in (one, other))
             if a.shape == b.shape:  # where all jobs of both are done
                 differences[f"{one} - {other}"] = (crossed.interval(a - b), *crossed.standard_error(a - b))
-    return {
-        one.point: one.as_json() | {"says": _says(one)} for one in paired.tests("", differences)
-    }
+    return {one.point: one.as_json() | {"says": _says(one)} for one in paired.tests("", differences)}
 
 
 def _says(test: paired.PairedTest) -> str:

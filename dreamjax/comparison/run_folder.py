@@ -68,8 +68,8 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
         arrays[f"{checkpoint}/above"] = np.stack([one.above for one in each_seed])
         arrays[f"{checkpoint}/equal"] = np.stack([one.equal for one in each_seed])
     arrays |= {f"curve/{name}": curve for name, curve in fitted.curves.items()}
-    with atomic.new_file(folder / "ranks.npz") as file:  # type: ignore[attr-defined]
-        np.savez_compressed(file, **arrays)
+    with atomic.new_file(folder / "ranks.npz") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     manifest.write_json(
         folder / "job.json",
         {

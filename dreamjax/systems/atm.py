@@ -1,8 +1,9 @@
 """ATM-S (Li et al., NeurIPS 2024, arXiv 2403.07721): sensors as tokens of a transformer, then convolutions.
 
-The objective is 0.99 · CLIP to the image's vector + 0.01 · CLIP to a text's, where `text` names a bank; without one it is
-the image's alone. Where paper and released code (EEG_Image_decode) differ, `model.variant` chooses: as released, the scale
-of the logits is log(1 / 0.07) itself and not its exponential, and with tokens of people the last sensor's is dropped.
+The objective is 0.99 · CLIP to the image's vector + 0.01 · CLIP to a text's, where `text` names a bank; without one it
+is the image's alone. Where paper and released code (EEG_Image_decode) differ, `model.variant` chooses: as released, the
+scale of the logits is log(1 / 0.07) itself and not its exponential, and with tokens of people the last sensor's is
+dropped.
 
 Expected on THINGS-EEG2, 200-way, one model a person, mean of 10 people: 28.5 / 60.4 % (top-1 / top-5) as later papers
 print it, 27.1 / 58.1 % as the mean of the published people.

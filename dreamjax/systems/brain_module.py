@@ -1,9 +1,9 @@
 """Meta's brain module (Benchetrit, Banville & King, ICLR 2024, arXiv 2310.19812): MEG of several people → images.
 
 Presets: "meg_paper" (section 2, appendix B) and "meg_neuralbench" (the same group's open benchmark, neuroai af8ce00):
-positions in three dimensions, nobody is identified, AdamW. The objective is λ · CLIP + (1 - λ) · MSE (equation 3). CLIP compares
-unit image vectors with the brain's vectors as they are, and only in the direction of images (appendix B); the mean
-squared error is that of the second head to the un-normalised vectors of `latent`.
+positions in three dimensions, nobody is identified, AdamW. The objective is λ · CLIP + (1 - λ) · MSE (equation 3). CLIP
+compares unit image vectors with the brain's vectors as they are, and only in the direction of images (appendix B); the
+mean squared error is that of the second head to the un-normalised vectors of `latent`.
 """
 
 from dataclasses import dataclass, field, replace

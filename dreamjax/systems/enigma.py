@@ -1,7 +1,8 @@
 """ENIGMA (arXiv 2602.10361): a linear map of time for each person, and a small network that all people share.
 
-The objective is the mean squared error to the image's vector + 0.5 · contrast to it + 0.05 · contrast to a text's vector, where
-`text` names a bank. Paper and released code (Alljoined/ENIGMA) place the people's maps differently; as released they come first.
+The objective is the mean squared error to the image's vector + 0.5 · contrast to it + 0.05 · contrast to a text's
+vector, where `text` names a bank. Paper and released code (Alljoined/ENIGMA) place the people's maps differently; as
+released they come first.
 
 Expected: its publication reports reconstructed images, not retrieval; no figure to compare with was found.
 """

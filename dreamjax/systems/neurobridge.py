@@ -1,12 +1,13 @@
 """NeuroBridge (AAAI 2026): EEG and image vectors projected to one space, of which only the image's side is normalised.
 
-The image's vector is the mean over corrupted views (blur, noise, low resolution, mosaic): `model.views`. Where paper and released code (feroooooo/NeuroBridge 6144203) differ, `model.variant`
-chooses: as written the temperature is 0.07; as released a softplus is always taken, so that the scale is
-softplus(log(1 / 0.07)) = 2.727 and the temperature 0.367, and it is not learned in either.
+The image's vector is the mean over corrupted views (blur, noise, low resolution, mosaic): `model.views`. Where paper
+and released code (feroooooo/NeuroBridge 6144203) differ, `model.variant` chooses: as written the temperature is 0.07;
+as released a softplus is always taken, so that the scale is softplus(log(1 / 0.07)) = 2.727 and the temperature 0.367,
+and it is not learned in either.
 
-Expected on THINGS-EEG2, 200-way, 17 channels, one model a person, mean of 10 people: 63.2 / 89.9 % (top-1 / top-5), of the
-checkpoint with the lowest test loss and a gallery of corrupted views; a third party's last epoch with clean stimuli gave
-35 to 45 % for the best person.
+Expected on THINGS-EEG2, 200-way, 17 channels, one model a person, mean of 10 people: 63.2 / 89.9 % (top-1 / top-5), of
+the checkpoint with the lowest test loss and a gallery of corrupted views; a third party's last epoch with clean stimuli
+gave 35 to 45 % for the best person.
 """
 
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,8 @@ The encoder convolves in time, then over all sensors; its output is projected to
 are used as they are. Where paper and released code (eeyhsong/NICE-EEG a7709d8) differ, `model.variant` chooses: as
 released, the logits' scale is not trained, and the attention over sensors is computed but not used.
 
-Expected on THINGS-EEG2, 200-way, one model a person, mean of 10 people: 15.6 / 42.8 % (top-1 / top-5, paper's abstract),
-where the checkpoint is that of the best validation loss and class centres take the place of the stimuli.
+Expected on THINGS-EEG2, 200-way, one model a person, mean of 10 people: 15.6 / 42.8 % (top-1 / top-5, paper's
+abstract), where the checkpoint is that of the best validation loss and class centres take the place of the stimuli.
 """
 
 from dataclasses import dataclass, field, replace

@@ -30,10 +30,9 @@ from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig, Responses, Split
 from dreamjax.training import optimiser
 from dreamjax.training.optimiser import OptimConfig
-from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, Stream, replace
+from dreamjax.training.task import Batch, BatchSpec, Metrics, PyTree, State, replace
 from dreamjax.training.update import gradient_update
 from dreamjax.weights.networks import Network
-
 
 DIRECTIONS = ("brain_to_image", "image_to_brain")  # metrics of the contrastive loss
 VIEWS = "views"  # name, in a batch, of vectors of changed views that are trained on
@@ -126,7 +125,7 @@ class RetrievalData(System):
 
     @property
     def people(self) -> tuple[str, ...]:
-        """Return the people that are trained on, in the order of their numbers; one for all where nobody is identified."""
+        """Return the people that are trained on, by their numbers; one name where they are not told apart."""
         if not self.config.data.identified:
             return ("anyone",)
         return self.config.data.people or responses.catalogue(self.config.data.path).subjects
@@ -321,8 +320,9 @@ class ImageProjection(RetrievalSystem):
 
 def adam(rate: float, *, beta1: float = 0.9, weight_decay: float = 0.0) -> OptimConfig:
     """Return Adam at a constant rate without clipping, as most published systems of retrieval are trained."""
-    options = {"beta1": beta1, "beta2": 0.999, "weight_decay": weight_decay}
-    return OptimConfig(learning_rate=rate, schedule="constant", clip=None, **options)
+    return OptimConfig(
+        learning_rate=rate, schedule="constant", beta1=beta1, beta2=0.999, weight_decay=weight_decay, clip=None
+    )
 
 
 def batch_key(seed: Array | int, index_Bx2: Array) -> Array:
@@ -331,7 +331,7 @@ def batch_key(seed: Array | int, index_Bx2: Array) -> Array:
     return jax.random.fold_in(key, index_Bx2[0, 1])
 
 
-def _with_statistics(params: PyTree, statistics: PyTree, good: Array) -> PyTree:
+def _with_statistics(params: PyTree, statistics: PyTree, good: Array | bool) -> PyTree:
     """Return parameters with the running statistics in place of what the optimiser made of them."""
     if not isinstance(statistics, Mapping):
         return jnp.where(good, statistics, params)

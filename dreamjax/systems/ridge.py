@@ -4,8 +4,9 @@ Decoding predicts an image's vector from the response; encoding predicts the res
 Nature 452, 352: the image whose predicted response is most similar is the one that was seen). Both standardise their
 targets by the training trials, so that similarity is the correlation of deviations from the mean.
 
-With standardised X (N x D) and Y, eigenvalues s and eigenvectors V of X'X, and C = V'X'Y, the weights of a penalty a are
-V diag(1 / (s + a)) C. The penalty minimises the generalised cross-validation (Golub, Heath & Wahba 1979, equation 1.4)
+With standardised X (N x D) and Y, eigenvalues s and eigenvectors V of X'X, and C = V'X'Y, the weights of a penalty a
+are V diag(1 / (s + a)) C. The penalty minimises the generalised cross-validation (Golub, Heath & Wahba 1979, equation
+1.4)
 
     GCV(a) = N |Y - X W_a|² / (N - 1 - Σ s / (s + a))²,
 

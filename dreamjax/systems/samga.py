@@ -1,15 +1,16 @@
 """SAMGA (arXiv 2604.17782): several layers of a vision model, mixed by a router that knows the person.
 
-The brain's side is the flat signal, projected; the image's side mixes the vectors of `model.layers` by the router, and maps
-them by two linear layers to the common space. Stage 1 (a third of the epochs) minimises (1 - m) · contrast + m · MMD with m
-from 0.9 to 0.5; stage 2 the contrast alone, at half of the rate. Only the image's side is normalised, and the scale of the
-logits is softplus(log(1 / 0.07)) = 2.727, not learned.
+The brain's side is the flat signal, projected; the image's side mixes the vectors of `model.layers` by the router, and
+maps them by two linear layers to the common space. Stage 1 (a third of the epochs) minimises (1 - m) · contrast + m ·
+MMD with m from 0.9 to 0.5; stage 2 the contrast alone, at half of the rate. Only the image's side is normalised, and
+the scale of the logits is softplus(log(1 / 0.07)) = 2.727, not learned.
 
-From a summary of the released code (LinJiang8/SAMGA 1a63745), not its text: that stage 2 also freezes an encoder that both sides
-share is left out here, as its place in the network was not stated.
+From a summary of the released code (LinJiang8/SAMGA 1a63745), not its text: that stage 2 also freezes an encoder that
+both sides share is left out here, as its place in the network was not stated.
 
-Expected on THINGS-EEG2, 200-way, 17 channels, InternViT-6B, mean of 10 people: 91.3 / 98.8 % (top-1 / top-5), stopped and chosen by
-the test set; an independent run of person 8 fell from 94.8 to 46.5 % top-1 with the checkpoint of held-out concepts.
+Expected on THINGS-EEG2, 200-way, 17 channels, InternViT-6B, mean of 10 people: 91.3 / 98.8 % (top-1 / top-5), stopped
+and chosen by the test set; an independent run of person 8 fell from 94.8 to 46.5 % top-1 with the checkpoint of
+held-out concepts.
 """
 
 from dataclasses import dataclass, field
@@ -124,9 +125,10 @@ class Samga(RetrievalSystem):
         self, params: PyTree, vectors: Float[Array, "M *L D"], subject: Array | None = None, key: Array | None = None
     ) -> Float[Array, "M F"]:
         graph = nnx.split(nnx.eval_shape(lambda: self._image_module(jax.random.key(0))), nnx.Param)[0]
-        nobody = jnp.full(len(vectors), -1)
         stacked = vectors if vectors.ndim == 3 else vectors[:, None]
-        return nnx.merge(graph, params["image"])(stacked, nobody if subject is None else subject, key)
+        return nnx.merge(graph, params["image"])(
+            stacked, jnp.full(len(vectors), -1) if subject is None else subject, key
+        )
 
     def objective(self, params: PyTree, batch: Batch, brain: Float[Array, "B F"]) -> Loss:
         images = self.image_side(params, batch[VECTOR], batch["subject"], batch.get(ROUTE))

@@ -3,8 +3,9 @@
 What matters here is the target: `target.layer` and its pooling. Both sides are projected by learned maps to one space,
 and compared by cosine in both directions.
 
-Expected on THINGS-EEG2, 200-way, 17 channels, one model a person, mean of 10 people: 82.6 / 97.7 % (top-1 / top-5) with layer
-28 of InternViT-6B, 67.7 % top-1 with the third stage of CLIP's ResNet-50; the layer was chosen by the test images.
+Expected on THINGS-EEG2, 200-way, 17 channels, one model a person, mean of 10 people: 82.6 / 97.7 % (top-1 / top-5) with
+layer 28 of InternViT-6B, 67.7 % top-1 with the third stage of CLIP's ResNet-50; the layer was chosen by the test
+images.
 """
 
 from dataclasses import dataclass, field

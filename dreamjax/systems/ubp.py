@@ -1,13 +1,13 @@
 """UBP (Wu et al., CVPR 2025): the flat EEG signal, projected, and image vectors whose blur follows the uncertainty.
 
-Each trial has a running mean of its logit (section 3.3): s ← 0.3 l + 0.7 s. Where the logit leaves the batch's 95 % range of
-s, the trial's image is blurred more or less the next time it is seen (the kernel of the foveated blur has 51 taps, ± 6).
-Where paper and released code (HaitaoWuTJU/Uncertainty-aware-Blur-Prior 89d8b83) differ, `model.variant` chooses: as written
-(equation 10) a low similarity takes the smaller kernel; as released the larger one, and the three kernels are 45, 45 and 51,
-as one config object is changed three times.
+Each trial has a running mean of its logit (section 3.3): s ← 0.3 l + 0.7 s. Where the logit leaves the batch's 95 %
+range of s, the trial's image is blurred more or less the next time it is seen (the kernel of the foveated blur has 51
+taps, ± 6). Where paper and released code (HaitaoWuTJU/Uncertainty-aware-Blur-Prior 89d8b83) differ, `model.variant`
+chooses: as written (equation 10) a low similarity takes the smaller kernel; as released the larger one, and the three
+kernels are 45, 45 and 51, as one config object is changed three times.
 
-Expected on THINGS-EEG2, 200-way, 17 channels, CLIP's ResNet-50, mean of 10 people: 50.9 / 79.7 % (top-1 / top-5) with one
-model a person, 12.4 / 33.4 % with the person left out; the gallery is blurred too.
+Expected on THINGS-EEG2, 200-way, 17 channels, CLIP's ResNet-50, mean of 10 people: 50.9 / 79.7 % (top-1 / top-5) with
+one model a person, 12.4 / 33.4 % with the person left out; the gallery is blurred too.
 """
 
 import dataclasses
@@ -47,8 +47,7 @@ class UbpModelConfig:
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0 or self.step % 2 or not 0 <= self.step < self.kernel - 1:
             raise ValueError(
-                f"model.kernel is {self.kernel} and model.step {self.step}, but the kernel is odd and the step even and "
-                "smaller"
+                f"model.kernel is {self.kernel} and model.step {self.step}, but the kernel is odd, the step even"
             )
 
     @property
@@ -114,12 +113,12 @@ class Ubp(RetrievalSystem):
         images = self.trained_vectors(batch)
         images = images * jax.lax.rsqrt(jnp.square(images).sum(-1, keepdims=True) + 1e-12)
         logits = self.contrast.factor(params["logit_scale"]) * (brain * images).sum(-1)
-        return total, weight, metrics | {LOGITS: jax.lax.stop_gradient(logits)}  # type: ignore[dict-item]
+        return total, weight, dict[str, Any](metrics) | {LOGITS: jax.lax.stop_gradient(logits)}
 
     def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         rows = jnp.maximum(batch["subject"], 0), batch["image"]
         new, metrics = super().update(state, dict(batch) | {"level": state.extra["level"][rows]})
-        metrics = dict(metrics)
+        metrics = dict[str, Any](metrics)
         there = (batch["weight"] > 0) & (metrics["finite"][0] > 0)
         similarity, level = self.blurred(metrics.pop(LOGITS), state.extra["similarity"][rows], there)
         spread = {"similarity": similarity, "level": level}

@@ -1,6 +1,7 @@
 """Vectors of images, from a frozen network's layer or from a file: what retrieval compares brain responses with.
 
-bank = open_bank(BankConfig(path="openai/clip-vit-large-patch14", layer=16, pooling="patches", images="images"), names, mesh)
+config = BankConfig(path="openai/clip-vit-large-patch14", layer=16, pooling="patches", images="images")
+bank = open_bank(config, names, mesh)
 
 Images are seen by the network's evaluation transform: resized and cropped from the middle, never at random.
 """

@@ -240,7 +240,7 @@ def load(config: ResponseConfig, split: Split) -> Responses:
     """
     if split not in SPLITS:
         raise UserError(f"responses have the splits {', '.join(SPLITS)}, not {split}")
-    known = catalogue(config.path)
+    catalogue(config.path)  # raises UserError where there are none
     stamps = tuple(str(records.load_dataset(path)["shards"]) for path in config.path)
     return _load(config, split, stamps)
 
@@ -290,7 +290,8 @@ def _read(config: ResponseConfig, known: Catalogue, rows: np.ndarray, single: bo
         if total is None:
             total = np.zeros((count, *reader.shape), np.float32)
         total[of_group[at]] += window
-    assert total is not None and reader.first is not None
+    assert total is not None
+    assert reader.first is not None
     repeats = np.bincount(of_group, minlength=count)
     total /= repeats[:, None, None]
     one = reader.first
@@ -355,7 +356,7 @@ class _Reader:
         length = window.signal.shape[1]
         self.cut, self.tmin = _samples(config.tmin, config.tmax, begins, window.sfreq, length, "data.tmin and tmax")
         if config.baseline:
-            self.base, _ = _samples(*config.baseline, begins, window.sfreq, length, "data.baseline")
+            self.base, _ = _samples(config.baseline[0], config.baseline[1], begins, window.sfreq, length, "data.baseline")
         self.first, self.shape = window, (len(self.picks), self.cut.stop - self.cut.start)
 
     def _check(self, window: Window, number: int) -> None:
@@ -378,7 +379,10 @@ class _Reader:
 def _samples(
     start: float | None, stop: float | None, begins: float, sfreq: float, length: int, what: str
 ) -> tuple[slice, float]:
-    """Return the samples from `start` to before `stop`, and the time of the first. Raise UserError beyond the record."""
+    """Return the samples from `start` to before `stop`, and the time of the first.
+
+    Raise UserError for times beyond the record.
+    """
     ends = begins + length / sfreq
     low = 0 if start is None else round((start - begins) * sfreq)
     high = length if stop is None else round((stop - begins) * sfreq)

@@ -149,7 +149,7 @@ def epoch_of(task: Task, count: int, batch_size: int, gather: Callable[..., dict
         order = jnp.pad(order, (0, steps * batch_size - count))  # filled up with the first example, of weight 0
         first = number.astype(jnp.uint32) * jnp.uint32(count)
 
-        def step(state: State, i: Array) -> tuple[State, tuple[Array, Array, Array]]:
+        def step(state: State, i: Array) -> tuple[State, tuple[Any, Any, Any]]:
             position = i * batch_size + jnp.arange(batch_size)
             chosen = jax.lax.dynamic_slice(order, (i * batch_size,), (batch_size,))
             rows = {n: x[which, chosen] for n, x in examples.items()}

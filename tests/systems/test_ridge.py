@@ -1,4 +1,4 @@
-"""Ridge regression: its weights are scikit-learn's, its penalty is the one that generalised cross-validation prefers."""
+"""Ridge regression: weights as scikit-learn's, the penalty that generalised cross-validation prefers."""
 
 import jax
 import jax.numpy as jnp
