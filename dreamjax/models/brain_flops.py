@@ -12,6 +12,10 @@ from dreamjax.models.brain_module import FREQUENCIES
 Arguments = Mapping[str, Any]
 
 
+def _filled(arguments: Arguments, **defaults: Any) -> dict[str, Any]:
+    return {**defaults, **arguments}
+
+
 def projector(dim_in: int, features: int) -> float:
     """Return the operations of `ResidualProjector`: two linear layers."""
     return 2.0 * (dim_in + features) * features
@@ -28,7 +32,7 @@ def temporal_spatial(
 
 def nice(arguments: Arguments) -> float:
     """Return the operations of `TSConv`, with or without attention over sensors."""
-    a = {"dim": 40, "embedding": 40, "attention": "none", "released": False} | dict(arguments)
+    a = _filled(arguments, dim=40, embedding=40, attention="none", released=False)
     C, T = a["channels"], a["samples"]
     block, flat = temporal_spatial(C, T, a["dim"], a["embedding"])
     mixing = 0.0 if a["released"] else 4.0 * C**2 * T
@@ -42,7 +46,7 @@ def nice(arguments: Arguments) -> float:
 
 def atm(arguments: Arguments) -> float:
     """Return the operations of `ATM`."""
-    a = {"people": 10, "heads": 4, "hidden": 256, "depth": 1, "dim": 40, "embedding": 40} | dict(arguments)
+    a = _filled(arguments, people=10, heads=4, hidden=256, depth=1, dim=40, embedding=40)
     C, T = a["channels"], a["samples"]
     tokens, inner = C + (a["people"] > 0), T // a["heads"] * a["heads"]
     layer = 8.0 * tokens * T * inner + 4.0 * tokens**2 * inner + 4.0 * tokens * T * a["hidden"]
@@ -58,7 +62,7 @@ def eeg_project(arguments: Arguments) -> float:
 
 def enigma(arguments: Arguments) -> float:
     """Return the operations of `ENIGMA`, the choice of a person's map among all of them included."""
-    a = {"dim": 40, "embedding": 4} | dict(arguments)
+    a = _filled(arguments, dim=40, embedding=4)
     block, flat = temporal_spatial(a["channels"], a["samples"], a["dim"], a["embedding"], 5, 17)
     maps = 2.0 * (a["people"] * (a["samples"] + 1) + a["channels"] * a["samples"]) * a["samples"]
     return maps + block + projector(flat, a["features"])
@@ -66,7 +70,7 @@ def enigma(arguments: Arguments) -> float:
 
 def brain_module(arguments: Arguments, channels: int) -> float:
     """Return the operations of `BrainModule` for so many sensors; weights over sensors are the whole batch's."""
-    a = {"dims": 2, "outputs": 270, "dim": 320, "depth": 2, "projected": 2048, "mse_features": 0} | dict(arguments)
+    a = _filled(arguments, dims=2, outputs=270, dim=320, depth=2, projected=2048, mse_features=0)
     T, O, D, P = a["samples"], a["outputs"], a["dim"], a["projected"]  # noqa: E741
     linear = T * O * channels + T * O**2 + (a["people"] * O**2 + T * O**2 if a["people"] else 0)
     blocks = sum(3 * T * D * ((O if i == 0 else D) + D + 2 * D) for i in range(a["depth"]))
@@ -86,14 +90,14 @@ def attention_over_sensors(arguments: Arguments, channels: int) -> float:
 
 def shallow(arguments: Arguments) -> float:
     """Return the operations of `ShallowFBCSPNet`; its two kernels are multiplied once for a batch."""
-    a = {"dim": 40, "taps": 25, "pool": 75, "stride": 15} | dict(arguments)
+    a = _filled(arguments, dim=40, taps=25, pool=75, stride=15)
     positions = windows_of(a["samples"] - a["taps"] + 1, a["pool"], a["stride"])
     return 2.0 * a["dim"] * (a["samples"] * a["channels"] * a["taps"] + positions * a["features"])
 
 
 def deep4(arguments: Arguments) -> float:
     """Return the operations of `Deep4Net`; its first two kernels are multiplied once for a batch."""
-    a = {"dim": 25, "taps": 10, "pool": 3} | dict(arguments)
+    a = _filled(arguments, dim=25, taps=10, pool=3)
     products = a["samples"] * a["channels"] * a["taps"] * a["dim"]
     positions = (a["samples"] - a["taps"] + 1) // a["pool"]
     for i in range(1, 4):
@@ -105,7 +109,7 @@ def deep4(arguments: Arguments) -> float:
 
 def eegnet(arguments: Arguments) -> float:
     """Return the operations of `EEGNet`, its first convolution as a product with a banded matrix."""
-    a = {"filters": 8, "mixtures": 2, "taps": 64} | dict(arguments)
+    a = _filled(arguments, filters=8, mixtures=2, taps=64)
     length, dim = a["samples"] + 1 - a["taps"] % 2, a["filters"] * a["mixtures"]
     products = a["channels"] * length * (a["samples"] * a["filters"] + dim)
     second = length // 4 + 1

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from dreamjax.models.layers import Keys, LayerNorm, PatchEmbed, gelu, small_normal
+from dreamjax.models.layers import Keys, LayerNorm, PatchEmbed, gelu, matmul, small_normal
 
 
 class Trials(NamedTuple):
@@ -64,22 +64,41 @@ class BatchNorm(nnx.Module):
         return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
 
     def _of_batch(self, x: Array, weight: Array | None) -> tuple[Array, Array]:
-        axes, rows = tuple(range(x.ndim - 1)), jnp.ones(len(x), x.dtype)
-        if weight is None:
-            mean = x.mean(axes)
-            var = jnp.square(x - mean).mean(axes)
-        else:
-            rows = (weight > 0).astype(x.dtype)
-            shares = (rows / jnp.maximum(rows.sum(), 1)).reshape(-1, *(1,) * (x.ndim - 1))
-            positions = x[0, ..., 0].size
-            mean = (x * shares).sum(axes) / positions
-            var = (jnp.square(x - mean) * shares).sum(axes) / positions
-        count = rows.sum() * x[0, ..., 0].size
+        axes, positions = tuple(range(x.ndim - 1)), x[0, ..., 0].size
+        share, rows = row_shares(weight, len(x))
+        share = share.reshape(-1, *(1,) * (x.ndim - 1)) / positions
+        mean = x.mean(axes) if weight is None else (x * share).sum(axes)
+        square = jnp.square(x - mean)
+        var = square.mean(axes) if weight is None else (square * share).sum(axes)
+        self.move(mean, var, rows * positions)
+        return mean, var
+
+    def move(self, mean: Float[Array, "D"], var: Float[Array, "D"], count: Array) -> None:
+        """Move the running values towards the mean and the biased variance of so many numbers."""
         step = self.momentum * (count > 0)
         unbiased = var * count / jnp.maximum(count - 1, 1)
         for running, new in ((self.mean, mean), (self.var, unbiased)):
             running[...] = jax.lax.stop_gradient((1 - step) * running[...] + step * new)
-        return mean, var
+
+
+def row_shares(weight: Float[Array, "B"] | None, rows: int) -> tuple[Float[Array, "B"], Array]:
+    """Return (each row's share of the batch, the number of rows that count): those without a weight are left out."""
+    counted = jnp.ones(rows, jnp.float32) if weight is None else (weight > 0).astype(jnp.float32)
+    return counted / jnp.maximum(counted.sum(), 1), counted.sum()
+
+
+@jax.custom_vjp
+def elu(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Return x or, below 0, exp(x) - 1. The gradient is computed from the output: x is not kept."""
+    return jax.nn.elu(x)
+
+
+def _elu_forward(x: Array) -> tuple[Array, Array]:
+    y = elu(x)
+    return y, y
+
+
+elu.defvjp(_elu_forward, lambda y, dy: (dy * jnp.minimum(y + 1, 1),))
 
 
 def dropout(x: Float[Array, "*shape"], rate: float, key: Array | None) -> Float[Array, "*shape"]:
@@ -214,10 +233,49 @@ class TemporalSpatial(nnx.Module):
     def __call__(
         self, x_BxCxT: Float[Array, "B C T"], key: Array | None = None, weight: Float[Array, "B"] | None = None
     ) -> Float[Array, "B S O"]:
-        B, T = len(x_BxCxT), x_BxCxT.shape[-1]
-        averaged = moving_average(x_BxCxT, self.pool)
-        windows_BxSxCxK = unfold(averaged, self.kernel, self.stride).swapaxes(1, 2)
-        y_BxSxCxD = jax.nn.elu(self.temporal_norm(self.temporal(windows_BxSxCxK), key, weight))
-        y_BxSxD = self.spatial(y_BxSxCxD.reshape(B, self.windows(T), -1))
-        y_BxSxD = jax.nn.elu(self.spatial_norm(y_BxSxD, key, weight))
+        averaged_BxCxT = moving_average(x_BxCxT, self.pool)
+        windows_BxSxCxK = unfold(averaged_BxCxT, self.kernel, self.stride).swapaxes(1, 2)
+        kernel_KxD, shift_D = self._temporal(averaged_BxCxT, key, weight)
+        y_BxSxCxD = elu(matmul(windows_BxSxCxK, kernel_KxD, jnp.float32) + shift_D)
+        y_BxSxD = self.spatial(y_BxSxCxD.reshape(*y_BxSxCxD.shape[:2], -1))
+        y_BxSxD = elu(self.spatial_norm(y_BxSxD, key, weight))
         return self.projection(dropout(y_BxSxD, self.rate, key))
+
+    def _temporal(
+        self, x_BxCxT: Float[Array, "B C T"], key: Array | None, weight: Float[Array, "B"] | None
+    ) -> tuple[Float[Array, "K D"], Float[Array, "D"]]:
+        """Return the convolution's kernel and bias with its normalisation in them.
+
+        Mean and variance of the convolution follow from those of the windows, of which there are K instead of D: no
+        pass over its output is needed, neither forward nor backward.
+        """
+        norm, kernel_KxD, bias_D = self.temporal_norm, self.temporal.kernel[...][0, :, 0], self.temporal.bias[...]
+        if key is None:
+            mean_D, var_D = norm.mean[...], norm.var[...]
+        else:
+            share_B, rows = row_shares(weight, len(x_BxCxT))
+            mean_K, covariance_KxK, positions = window_moments(x_BxCxT, share_B, self.kernel, self.stride)
+            mean_D = mean_K @ kernel_KxD + bias_D
+            var_D = jnp.maximum((kernel_KxD * (covariance_KxK @ kernel_KxD)).sum(0), 0)
+            norm.move(mean_D, var_D, rows * positions)
+        factor_D = jax.lax.rsqrt(var_D + norm.epsilon) * norm.scale[...]
+        return kernel_KxD * factor_D, (bias_D - mean_D) * factor_D + norm.bias[...]
+
+
+def window_moments(
+    x_BxCxT: Float[Array, "B C T"], share_B: Float[Array, "B"], window: int, stride: int
+) -> tuple[Float[Array, "K"], Float[Array, "K K"], int]:
+    """Return (mean, covariance, number in a trial) of the windows of all rows by their shares, without unfolding them.
+
+    The products of all pairs of samples are summed over rows first, then over the windows that contain the pair.
+    """
+    _, C, T = x_BxCxT.shape
+    size = windows_of(T, window, stride)
+    centre = jax.lax.stop_gradient((x_BxCxT.mean((1, 2)) * share_B).sum())  # for precision only
+    x_BxCxT = x_BxCxT - centre
+    shared_BxCxT = x_BxCxT * (share_B / (C * size))[:, None, None]
+    products_TxT = jnp.einsum("bct,bcu->tu", shared_BxCxT, x_BxCxT)
+    index_SxK = stride * jnp.arange(size)[:, None] + jnp.arange(window)
+    mean_K = shared_BxCxT.sum((0, 1))[index_SxK].sum(0)
+    second_KxK = products_TxT[index_SxK[:, :, None], index_SxK[:, None]].sum(0)
+    return mean_K + centre, second_KxK - mean_K[:, None] * mean_K, C * size

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dreamjax.errors import UserError
-from dreamjax.models.brain_layers import Affine, BatchNorm, Trials, dropout, moving_average, neighbours, split
+from dreamjax.models.brain_layers import Affine, BatchNorm, Trials, dropout, elu, moving_average, neighbours, split
 from dreamjax.models.layers import Keys, ModuleList
 
 LEAST = 1e-6  # of the mean square, before its logarithm
@@ -93,7 +93,7 @@ class ConvPool(nnx.Module):
     def __call__(self, x: Array, key: Array | None, weight: Float[Array, "B"] | None) -> Float[Array, "B S O"]:
         if self.taps:
             x = neighbours(dropout(x, self.rate, key), self.taps, around=0)
-        y = jax.nn.elu(self.norm(self.conv(x), key, weight))  # type: ignore[operator]
+        y = elu(self.norm(self.conv(x), key, weight))  # type: ignore[operator]
         size = y.shape[1] // self.pool
         pieces = y[:, : size * self.pool].reshape(len(y), size, self.pool, -1)
         # the gradient of `max` divides by the number of equal entries, which is 0 where XLA rounds them otherwise
@@ -193,11 +193,11 @@ class EEGNet(nnx.Module):
         short = jnp.where(norm > 1, mixtures / (norm + 1e-7), mixtures)
         mixtures = mixtures + jax.lax.stop_gradient(short - mixtures)
         y = jnp.einsum("bcsi,cid->bsid", y_BxCxSxI, mixtures.reshape(C, filters, -1)).reshape(B, -1, norm.size)
-        y = _mean_pool(jax.nn.elu(self.spatial_norm(y, key, weight)), 4)
+        y = _mean_pool(elu(self.spatial_norm(y, key, weight)), 4)
         y = dropout(y, self.rate, first)
         of_taps = neighbours(y, 16, around=8).reshape(B, -1, 16, norm.size)
         y = self.point((of_taps * self.depth.kernel[...][0, :, 0]).sum(2))
-        y = _mean_pool(jax.nn.elu(self.point_norm(y, key, weight)), 8)
+        y = _mean_pool(elu(self.point_norm(y, key, weight)), 8)
         return self.readout(dropout(y, self.rate, second).reshape(B, -1))
 
 
