@@ -126,10 +126,10 @@ def _by_gradients(
     epochs: dict[str, list[int]] = {}
     for name in protocol.checkpoints:
         if name == "last" or name in judges:
-            judge: str | None = None if name == "last" else name
-            params[name] = [runs.params(i, judge) for i in range(len(timed))]
+            by: str | None = None if name == "last" else name
+            params[name] = [runs.params(i, by) for i in range(len(timed))]
             epochs[name] = [
-                config.epochs if judge is None else int(runs.best_epoch[judge][i]) for i in range(len(timed))
+                config.epochs if by is None else int(runs.best_epoch[by][i]) for i in range(len(timed))
             ]
     return params, epochs, {"loss": runs.losses} | dict(runs.scores)
 

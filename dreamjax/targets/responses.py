@@ -356,7 +356,8 @@ class _Reader:
         length = window.signal.shape[1]
         self.cut, self.tmin = _samples(config.tmin, config.tmax, begins, window.sfreq, length, "data.tmin and tmax")
         if config.baseline:
-            self.base, _ = _samples(config.baseline[0], config.baseline[1], begins, window.sfreq, length, "data.baseline")
+            first, last = config.baseline
+            self.base, _ = _samples(first, last, begins, window.sfreq, length, "data.baseline")
         self.first, self.shape = window, (len(self.picks), self.cut.stop - self.cut.start)
 
     def _check(self, window: Window, number: int) -> None:
