@@ -18,6 +18,7 @@ HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready 
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
 NEEDS = ("tensorflow_datasets", "matplotlib")
 OF_TRIALS = ("--subject", "--split-file", "--split-number", "--split-by", "--hold-out", "--reading")
+OF_SOME_TRIALS = (*OF_TRIALS, "--sfreq", "--samples", "--high")  # only some corpora of trials take them
 BESIDE_TRIALS = (  # options without effect on trials that were cut, filtered and referenced before they were published
     *("--list-events", "--dataset", "--subject-pattern", "--unit-scale", "--low", "--notch", "--reference", "--causal"),
     *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms", "--tmin"),
@@ -107,9 +108,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--tmin", type=float, default=0.0, metavar="S", help="start of a window after its event (default: 0)")
     add("--tmax", type=float, metavar="S", help="end of a window after its event (default: one whole window)")
     add("--baseline", type=float, nargs=2, default=[], metavar=("FROM", "TO"), help="subtract the mean of this span, s")
-    add("--stimuli", default="", metavar="FOLDER", help="where every stim_file of the table must lie")
+    add("--stimuli", default="", metavar="FOLDER", help="where every stim_file of the table must lie; "
+        "of published trials, the folder of their images (of responses also a .zip)")  # fmt: skip
 
-    add = parser.add_argument_group("published trials: EEG-ImageNet's eeg_5_95_std.pth and its siblings").add_argument
+    add = parser.add_argument_group(
+        "published trials: EEG-ImageNet's eeg_5_95_std.pth and its siblings; responses*.npy with their images"
+    ).add_argument
     add("--subject", type=int, nargs="+", default=[], metavar="N", help="only these people, as the file numbers them")
     add("--split-file", default="", metavar="FILE", help="published splits: block_splits_by_image_all.pth or "
         "…_single.pth")  # fmt: skip
@@ -122,8 +126,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "1000 Hz, to be stretched (default: ours, resampled to --sfreq)")  # fmt: skip
 
     add = parser.add_argument_group("splits and pseudonyms").add_argument
-    add("--splits", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"),
-        help="shares of the subjects; of published trials, of their images (default: 0.7 0.15 0.15)")  # fmt: skip
+    add("--splits", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="shares of the subjects; of "
+        "published trials, of their images (default: 0.7 0.15 0.15; of responses*.npy 0.8 0 0.2)")  # fmt: skip
     add("--split-seed", type=int, default=0, metavar="N", help="another seed draws other subjects (default: 0)")
     salt = "of the pseudonyms (default: $DREAMJAX_SALT, else made from the corpus's name)"
     add("--salt", metavar="SECRET", help=salt)
@@ -149,7 +153,8 @@ def run(args: argparse.Namespace) -> "PreparedDataset | JsonDict":
     from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 
     if corpus := trial_corpus_of(args.paths):
-        refuse_beside(f"the trials of {args.paths[0]}", args, *BESIDE_TRIALS)
+        idle = [option for option in OF_SOME_TRIALS if option not in corpus.takes]
+        refuse_beside(f"the trials of {args.paths[0]}", args, *BESIDE_TRIALS, *idle)
         if args.reading != "ours":
             refuse_beside(f"--reading {args.reading}", args, "--sfreq", "--samples", "--high")
     else:
@@ -177,8 +182,8 @@ def run(args: argparse.Namespace) -> "PreparedDataset | JsonDict":
 def _trial_settings(args: argparse.Namespace) -> "TrialSettings":
     from dreamjax.signals.preparation.convert_trials import TrialSettings
 
-    high = args.high if "--high" in args.given else None
-    return TrialSettings(args.reading, args.sfreq, high, args.samples if "--samples" in args.given else 0)
+    given = {name: getattr(args, name) for name in ("sfreq", "high", "samples") if f"--{name}" in args.given}
+    return TrialSettings(args.reading, **given)
 
 
 def _window_settings(args: argparse.Namespace) -> "WindowSettings":
@@ -224,7 +229,7 @@ def _options(args: argparse.Namespace) -> "PrepareOptions":
             number=args.split_number,
             subjects=tuple(args.subject),
             hold_out=tuple(args.hold_out),
-            fractions=dict(zip(SPLITS, args.splits, strict=True)),
+            fractions=dict(zip(SPLITS, args.splits, strict=True)) if args.splits else {},
             seed=args.split_seed,
         ),
         unit_scales={name: float(factor) for name, _, factor in (t.rpartition("=") for t in args.unit_scale)},

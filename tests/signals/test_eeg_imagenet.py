@@ -22,14 +22,16 @@ from dreamjax.signals.preparation.convert_trials import TrialSettings, identity_
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings.corpora import eeg_imagenet
-from dreamjax.signals.recordings.corpora.trial_corpora import TRIAL_CORPORA
 from dreamjax.signals.recordings.identity import SplitRequest
 from dreamjax.signals.simulation import head
 from dreamjax.targets import image_folder
 from dreamjax.targets import trials as stage_b
 from dreamjax.targets.trials import TargetConfig
 
-(CORPUS,) = TRIAL_CORPORA
+
+def person_4(published):
+    opened = eeg_imagenet.open_trials(published / STD)
+    return identity_of(opened, None, int(np.flatnonzero(opened.subject == 4)[0]))
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +234,7 @@ def test_metadata_states_the_missing_unit_and_unavailable_controls(published, tm
     dataset = records.load_dataset(out)
     assert "no physical unit" in dataset["unit"]
     window = records.read_windows(out, "test")[0]
-    assert window.subject == identity_of(CORPUS, None, 4).subject
+    assert window.subject == person_4(published).subject
     assert window.label in dataset["labels"] == sorted(f"n9{i:07d}" for i in range(CLASSES))
     assert window.flags[0] == records.APART
     assert not np.isfinite(window.xyz).any()
@@ -333,7 +335,7 @@ def test_stage_b_follows_the_prepared_splits_and_finds_every_image(published, tm
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert not seen[one] & seen[other]
         assert not people[one] & people[other]
-    assert people["test"] == {identity_of(CORPUS, None, 4).subject}
+    assert people["test"] == {person_4(published).subject}
     for split, own in found.items():
         stimuli = [w.stimulus for w in records.read_windows(out, split)]
         assert [own.images[i].name for i in own.image] == stimuli

@@ -19,7 +19,8 @@ from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.records import Window
 from dreamjax.signals.preparation import filters, inputs, parts
 from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
-from dreamjax.signals.recordings.corpora.trial_corpora import TrialCorpus, trial_corpus_of
+from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
+from dreamjax.signals.recordings.corpora.trial_set import TrialSet
 from dreamjax.signals.recordings.identity import Identity, identity
 from dreamjax.typing import JsonDict
 
@@ -29,36 +30,45 @@ class TrialSettings:
     """The settings of converting trials."""
 
     reading: Literal["ours", "dreamdiffusion"] = "ours"
-    sfreq: float = 256.0  # Hz; ours alone, like the next two
+    sfreq: float | None = None  # Hz; ours alone, like the next two; None: what the corpus calls for, EEG-ImageNet 256
     high: float | None = None  # Hz: low-pass edge; None for no more than resampling needs
-    samples: int = 0  # of a record; 0 for as long as an image lasts
+    samples: int = 0  # of a record; 0 for as long as the corpus's trials are, EEG-ImageNet as long as an image lasts
 
     def __post_init__(self) -> None:
-        if not self.sfreq > 0:
+        if self.sfreq is not None and not self.sfreq > 0:
             raise ValueError(f"sfreq is {self.sfreq:g}, but it must be above 0")
         if self.samples < 0 or self.samples == 1:
             raise ValueError(f"samples is {self.samples}, but a window has at least 2")
 
 
 class TrialReader:
-    """A reader of stored trials: (signal, which samples are real). Raise UserError for other files."""
+    """A reader of stored trials: (signal, which samples are real). Raise UserError for other files.
 
-    def __init__(self, path: str, settings: TrialSettings):
+    `images`: the folder or archive of the images, for corpora whose trials are known by them.
+    """
+
+    def __init__(self, path: str, settings: TrialSettings, images: str = ""):
         corpus = trial_corpus_of([path])
         assert corpus is not None
-        self.corpus, self.trials = corpus, corpus.open(path)
-        self.reference = corpus.facts.reference or "unknown"
+        self.corpus, self.trials = corpus, corpus.open(path, images)
+        trials = self.trials
+        self.settings = settings = replace(settings, sfreq=settings.sfreq or trials.usual_sfreq or trials.sfreq)
+        self.reference = trials.facts.reference or "unknown"
         self.span: slice | None = None
+        self.chain: filters.Chain | None = None
         if settings.reading == "dreamdiffusion":
-            if corpus.span is None:
-                raise UserError(f"--reading dreamdiffusion: not defined for {corpus.facts.name}; leave it out")
-            self.span, self.rate, self.width = slice(*corpus.span), corpus.sfreq, corpus.span[1] - corpus.span[0]
+            if trials.span is None:
+                raise UserError(f"--reading dreamdiffusion: not defined for {trials.corpus}; leave it out")
+            self.span, self.rate, self.width = slice(*trials.span), trials.sfreq, trials.span[1] - trials.span[0]
             return
-        if settings.sfreq > corpus.sfreq:
-            raise UserError(f"sfreq is {settings.sfreq:g}, but it must be above 0 and at most {corpus.sfreq:g} Hz")
-        self.rate, self.width = settings.sfreq, settings.samples or round(corpus.seconds * settings.sfreq)
+        self.rate = settings.sfreq or trials.sfreq
+        if self.rate > trials.sfreq:
+            raise UserError(f"sfreq is {self.rate:g}, but it must be above 0 and at most {trials.sfreq:g} Hz")
+        self.width = settings.samples or max(1, round(trials.seconds * self.rate))
+        if self.rate == trials.sfreq and settings.high is None:
+            return
         try:
-            self.chain = filters.design(corpus.sfreq, self.rate, None, settings.high)
+            self.chain = filters.design(trials.sfreq, self.rate, None, settings.high)
         except ValueError as problem:
             raise UserError(str(problem)) from problem
 
@@ -66,13 +76,13 @@ class TrialReader:
         x_CxT = self.trials.signal(trial).astype(np.float64)
         if self.span is not None:
             return x_CxT[:, self.span], np.ones(self.width, bool)
-        n = x_CxT.shape[1]
-        stop = min(self.chain.length(n), self.width)
-        low, high = self.chain.needs(0, stop)
-        extended = filters.extended(lambda a, b: x_CxT[:, a:b], n, low, high)
-        y_CxT = self.chain.run(extended, 0, stop)
-        out = np.zeros((len(x_CxT), self.width))
-        out[:, :stop] = y_CxT - y_CxT.mean(axis=1, keepdims=True)
+        y_CxT, n = x_CxT[:, : self.width], x_CxT.shape[1]
+        if self.chain is not None:
+            stop = min(self.chain.length(n), self.width)
+            low, high = self.chain.needs(0, stop)
+            y_CxT = self.chain.run(filters.extended(lambda a, b: x_CxT[:, a:b], n, low, high), 0, stop)
+        stop, out = y_CxT.shape[1], np.zeros((len(x_CxT), self.width))
+        out[:, :stop] = y_CxT - (y_CxT.mean(axis=1, keepdims=True) if self.trials.centred else 0)
         return out, np.arange(self.width) < stop
 
     def plan(self) -> JsonDict:
@@ -90,15 +100,16 @@ class TrialTask:
     scales: Mapping[int, float]  # person → robust scale
     salt: str | None
     licence: str
+    images: str  # --stimuli
     parts: str  # folder of parts
     trials: tuple[int, ...] = ()
     split: str = ""
 
 
 @lru_cache(maxsize=1)
-def _reader(path: str, file_hash: str, settings: TrialSettings) -> TrialReader:
+def _reader(path: str, file_hash: str, settings: TrialSettings, images: str) -> TrialReader:
     """Return the file, opened once for all chunks that a child converts."""
-    return TrialReader(path, settings)
+    return TrialReader(path, settings, images)
 
 
 def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
@@ -106,17 +117,17 @@ def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
     started = parts.clocks()
 
     def build(part: Path) -> PartSummary:
-        reader = _reader(task.path, task.file_hash, task.settings)
-        corpus, rejects = reader.corpus, list[RejectEntry]()
-        counts = parts.write_windows(part, _windows(task, reader, rejects), beat, averages=True)
+        reader = _reader(task.path, task.file_hash, task.settings, task.images)
+        trials, rejects = reader.trials, list[RejectEntry]()
+        counts = parts.write_windows(part, _windows(task, reader, rejects), beat, averages=trials.timed)
         return {
-            "dataset": corpus.facts.name,
+            "dataset": trials.corpus,
             "licence": task.licence,
-            "format": corpus.format,
-            "sfreq": corpus.sfreq,
-            "seconds": float(reader.trials.length[list(task.trials)].sum() / corpus.sfreq),
+            "format": trials.format,
+            "sfreq": trials.sfreq,
+            "seconds": float(trials.length[list(task.trials)].sum() / trials.sfreq),
             "judged": len(task.trials),
-            "ch_names": list(reader.trials.ch_names),
+            "ch_names": list(trials.ch_names),
             "plan": reader.plan() | {"median_sd": float(f"{np.median(list(task.scales.values())):.4g}")},
             "warning": "",
             "notes": [],
@@ -125,13 +136,13 @@ def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
             **counts,
         }
 
-    fingerprint = repr(replace(task, path="", parts="", salt=inputs.salt_hash(task.salt)))
+    fingerprint = repr(replace(task, path="", images="", parts="", salt=inputs.salt_hash(task.salt)))
     return parts.make(task.parts, task.file_hash, [fingerprint], started, build)
 
 
 def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -> Iterator[Window]:
     """Yield the trials of a chunk in the order of the file; one that is not finite joins `rejects`."""
-    corpus, trials = reader.corpus, reader.trials
+    trials = reader.trials
     channels = len(trials.ch_names)
     for trial in task.trials:
         signal, valid = reader(trial)
@@ -146,21 +157,23 @@ def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -
             sfreq=reader.rate,
             reference=reader.reference,
             montage_rank=channels,
-            dataset=corpus.facts.name,
-            **asdict(identity_of(corpus, task.salt, person)),
-            start=0.0,  # when in the recording a trial was is not published
+            dataset=trials.corpus,
+            **asdict(identity_of(trials, task.salt, trial)),
+            start=trials.start(trial),
             valid=valid,
             channel_ok=np.ones(channels, bool),
             scale=task.scales[person],
             label=trials.labels[trials.label[trial]],
             stimulus=trials.stimulus(trial),
             licence=task.licence,
-            flags=(records.APART, f"trial:{trial}", *corpus.flags),
-            modality=corpus.modality,
-            unit=corpus.record_unit,
+            flags=(records.APART, f"trial:{trial}", *trials.flags),
+            modality=trials.modality,
+            unit=trials.record_unit,
+            sensor_kind=(trials.sensor_kind,) * channels,
         )
 
 
-def identity_of(corpus: TrialCorpus, salt: str | None, person: int) -> Identity:
-    """Return the pseudonyms of a person, as the file numbers them."""
-    return identity(salt, corpus.facts.name, str(person))
+def identity_of(trials: TrialSet, salt: str | None, trial: int) -> Identity:
+    """Return the pseudonyms of a trial, from the files' own names of subject and session."""
+    subject = trials.subject_name(int(trials.subject[trial]))
+    return identity(salt, trials.corpus, subject, trials.session_name(trial))

@@ -15,6 +15,7 @@ from dreamjax.signals.preparation.workers import Outcome
 from dreamjax.signals.recordings.electrodes import Electrodes
 from dreamjax.signals.recordings.identity import SplitRequest, published_name
 from dreamjax.signals.recordings.readers.modalities import Modality
+from dreamjax.storage import manifest
 from dreamjax.typing import JsonDict
 
 OPTIONS = {
@@ -128,6 +129,12 @@ def _shown(value: object) -> str:
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
     texts = (f"{v:g}" if isinstance(v, float) else "none" if v is None else str(v) for v in values)
     return " ".join(texts) or "none"
+
+
+def files_hash(files: Sequence[str]) -> str:
+    """Return the SHA-256 of a file; of several, that of their hashes in order."""
+    hashes = [manifest.file_hash(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def salt_hash(salt: str | None) -> str:

@@ -121,7 +121,7 @@ def write_windows(
                 sums[window.label] = sums.get(window.label, 0) + np.asarray(window.signal, np.float64)
             x_CxT = window.signal[:, window.valid]
             samples += x_CxT.shape[1]
-            if writer.records % EVERY == 0 and x_CxT.shape[1] >= window.sfreq / 2:
+            if writer.records % EVERY == 0 and x_CxT.shape[1] >= max(window.sfreq / 2, 2):
                 power += _spectrum(x_CxT[window.channel_ok] if window.channel_ok.any() else x_CxT, window.sfreq)
                 spectra += 1
             writer.write(records.encode(window))

@@ -106,7 +106,7 @@ class RecordingInputs:
         return inputs.digest([
             self.settings.as_json(),
             inputs.salt_hash(options.salt),
-            sorted(options.splits.fractions.items()),
+            sorted(options.splits.shares.items()),
             options.splits.seed,
             sorted(options.unit_scales.items()),
             options.strict,
@@ -124,9 +124,9 @@ class RecordingInputs:
     def differences(self, dataset: JsonDict) -> str:
         """Return in what the settings differ from those of a dataset, in words."""
         scales = sorted(dataset["unit_scales"].values()), sorted(self.options.unit_scales.values())
-        names = ("fractions", "seed")
-        before = dataset["settings"] | {name: dataset["splitting"][name] for name in names} | {"unit_scale": scales[0]}
-        now = self.settings.as_json() | {name: getattr(self.options.splits, name) for name in names}
+        shares = {"fractions": dict(self.options.splits.shares), "seed": self.options.splits.seed}
+        before = dataset["settings"] | {name: dataset["splitting"][name] for name in shares} | {"unit_scale": scales[0]}
+        now = self.settings.as_json() | shares
         different = inputs.differences(before, now | {"unit_scale": scales[1]})
         stated, given = dataset.get("choices", {}), self._choices()
         different += [f"another {option}" for option, value in given.items() if stated.get(option, value) != value]
@@ -206,7 +206,7 @@ class RecordingInputs:
 
     def splits(self, done: Done, failed: Failed) -> Sequence[str]:
         """Return the split of each part. People of whom copies of one recording exist are in one split."""
-        fractions, seed = self.options.splits.fractions, self.options.splits.seed
+        fractions, seed = self.options.splits.shares, self.options.splits.seed
         together = [(copy.source.person, copy.of.task.source.person) for copy in self.copies(done, failed)]
         people = [part.task.source.person for part in done]
         of_person = assign_splits(people + [one for one, _ in together], fractions, seed, together)
@@ -270,7 +270,7 @@ class RecordingInputs:
             "settings": self.settings.as_json(),
             "choices": self._choices(),
             "rules": parts.RULES,
-            "splitting": {"fractions": dict(options.splits.fractions), "seed": options.splits.seed, "by": by},
+            "splitting": {"fractions": dict(options.splits.shares), "seed": options.splits.seed, "by": by},
             "unit_scales": {  # users name a corpus by its folder; one that may name a person is not repeated
                 published.get(name, convert.UNKNOWN if name else ""): factor
                 for name, factor in options.unit_scales.items()

@@ -22,6 +22,7 @@ from dreamjax.signals.preparation.inputs import Done, Failed, PrepareOptions, Re
 from dreamjax.signals.preparation.recording_plan import THIN, robust_scale
 from dreamjax.signals.preparation.workers import Outcome
 from dreamjax.signals.recordings.corpora.trial_corpora import UNUSED, trial_corpus_of
+from dreamjax.signals.recordings.corpora.trial_set import ANY_LENGTH
 from dreamjax.signals.recordings.identity import SPLITS, Identity
 from dreamjax.storage import image_files, manifest, paths
 from dreamjax.typing import JsonDict
@@ -81,19 +82,24 @@ class TrialInputs:
         self.path = next(file for file in files if trial_corpus_of([file]))
         if len(files) > 1:
             raise UserError(f"{self.path} is a whole dataset; prepare it alone, into a separate folder")
-        self.settings, self.options, self.reader = settings, options, TrialReader(self.path, settings)
-        self.licence = options.licence or self.reader.corpus.facts.licence
-        self.assigned = self.reader.corpus.assign(self.reader.trials, options.splits)
-        files_read = {"trials": self.path, "splits": options.splits.file}
-        self.source_files = {what: manifest.file_hash(file) for what, file in files_read.items() if file}  # SHA-256
+        self.options, self.reader = options, TrialReader(self.path, settings, options.stimuli)
+        self.settings, trials = self.reader.settings, self.reader.trials
+        self.licence = options.licence or trials.facts.licence
+        self.assigned = self.reader.corpus.assign(trials, options.splits)
+        self.source_files = {"trials": inputs.files_hash(trials.files)}  # SHA-256
+        if options.splits.file:
+            self.source_files["splits"] = manifest.file_hash(options.splits.file)
+        self.needed = {*trials.needed, *self.assigned.split} - {UNUSED}
         self.rejects_by_trial: dict[int, str] = {}  # trial → why it is left out although a split has it
 
     @property
     def paths(self) -> Sequence[str]:
-        return [self.path, *filter(None, (self.options.splits.file, self.options.stimuli))]
+        read = (self.options.splits.file, self.options.stimuli, self.reader.trials.image_folder)
+        return [self.path, *self.reader.trials.files, *filter(None, read)]
 
     def settings_hash(self) -> str:
-        settings, splits = repr(self.settings), repr(replace(self.options.splits, file=""))
+        shares = dict(self.options.splits.fractions or self.reader.trials.shares)
+        settings, splits = repr(self.settings), repr(replace(self.options.splits, file="", fractions=shares))
         return inputs.digest([
             settings.replace("TrialSettings(", "Settings(", 1),  # these two names, so that older folders are recognised
             splits.replace("SplitRequest(", "Wanted(", 1),
@@ -129,6 +135,7 @@ class TrialInputs:
             scales=self._scales(),
             salt=self.options.salt,
             licence=self.licence,
+            images=self.options.stimuli,
             parts=str(parts),
         )
         return [
@@ -142,21 +149,27 @@ class TrialInputs:
         """Return trial → why it is left out: its length, or its image if a folder of images is given."""
         trials, options = self.reader.trials, self.options
         used = np.flatnonzero(self.assigned.split != UNUSED).tolist()
-        low, high = self.reader.corpus.lengths
+        low, high = trials.lengths
         reasons = {i: f"not {low} to {high} samples long" for i in used if not low <= trials.length[i] <= high}
-        if not options.stimuli:
+        folder = trials.image_folder or options.stimuli
+        if folder.lower().endswith(".zip"):
+            to = PurePosixPath(folder).stem
+            unpack = f"python -m zipfile -e {folder} {to}"
+            log.info("training reads the images from a folder: %s, then --config.target.folder=%s", unpack, to)
+            return reasons
+        if not folder:
             log.warning(
                 "the images are not checked; name their folder with --stimuli to leave out damaged ones' trials"
             )
             return reasons
         shown = {i: trials.stimulus(i) for i in used}
-        bad = unusable_images(options.stimuli, sorted(set(shown.values())))
+        bad = unusable_images(folder, sorted(set(shown.values())))
         if bad:
             some = "; ".join(f"{name} {why}" for name, why in list(bad.items())[:3])
             more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
             if options.strict:
-                raise UserError(f"{options.stimuli}: {some}{more}; mend them, or leave out --strict to go without them")
-            log.warning("%s: %s%s; their trials are left out", options.stimuli, some, more)
+                raise UserError(f"{folder}: {some}{more}; mend them, or leave out --strict to go without them")
+            log.warning("%s: %s%s; their trials are left out", folder, some, more)
         return reasons | {i: f"the image {name} {bad[name]}" for i, name in shown.items() if name in bad}
 
     def _reject(self, reasons: Mapping[int, str]) -> None:
@@ -164,7 +177,7 @@ class TrialInputs:
         rejects, split = self.rejects_by_trial, self.assigned.split
         rejects.update(reasons)
         split[list(rejects)] = UNUSED
-        if empty := [name for name in SPLITS if not (split == name).any()]:
+        if empty := [name for name in SPLITS if name in self.needed and not (split == name).any()]:
             why = f"; {len(rejects)} were left out, such as one {next(iter(rejects.values()))}" if rejects else ""
             raise UserError(f"{self.path}: no trial is in split {empty[0]}{why}; choose other people or shares")
 
@@ -192,7 +205,8 @@ class TrialInputs:
         return [part.task.split for part in done]
 
     def describe(self, done: Done, failed: Failed, splits: Sequence[str]) -> JsonDict:
-        corpus, trials, split = self.reader.corpus, self.reader.trials, self.assigned.split
+        trials, split = self.reader.trials, self.assigned.split
+        facts = trials.facts
         used = split != UNUSED
         entries = self._entries(done[0].task.scales)
         people = len(np.unique(trials.subject[used]))
@@ -208,17 +222,18 @@ class TrialInputs:
                 "subjects": people,
             },
             "subjects": {s: len(np.unique(trials.subject[split == s])) for s in SPLITS},
-            "corpora": {corpus.facts.name: {
+            "corpora": {trials.corpus: {
                 "licences": [self.licence], "recordings": people, "hours": hours, "subjects": people,
                 "channels": [len(trials.ch_names)],
             }},
-            "unit": corpus.unit,
+            "unit": trials.unit,
             "values": trials.values,
-            "design": {**corpus.facts.design, "impossible": dict(corpus.facts.impossible)},
+            "design": {**facts.design, **({"notes": list(trials.notes)} if trials.notes else {}),
+                       "impossible": dict(facts.impossible)},
             "settings": self._settings(),
             "splitting": self.assigned.description | {"dropped": dict(self.assigned.dropped)},
             "rejected": dict(Counter(reasons)),
-            "labels": sorted({trials.labels[i] for i in trials.label[used]}),
+            "labels": sorted({trials.labels[i] for i in np.unique(trials.label[used])} - {""}),
             "channels": list(trials.ch_names),
             "source_files": dict(self.source_files),
             "inputs": entries,
@@ -233,20 +248,23 @@ class TrialInputs:
             "reference": "recorded",
             "causal": False,
             "samples": self.reader.width,
+            "tmin": self.reader.trials.tmin,
             **self._reading(),
         }
 
     def _reading(self) -> JsonDict:
-        corpus = self.reader.corpus
-        reading: JsonDict = {"reading": self.settings.reading, "lengths": list(corpus.lengths)}
-        if self.reader.span and corpus.span and corpus.stretched:
-            rate = corpus.sfreq * (corpus.stretched - 1) / (self.reader.width - 1)
-            reading |= {"span": list(corpus.span), "stretched_to": corpus.stretched, "effective_sfreq": round(rate, 2)}
+        trials = self.reader.trials
+        reading: JsonDict = {"reading": self.settings.reading}
+        if trials.lengths != ANY_LENGTH:
+            reading["lengths"] = list(trials.lengths)
+        if self.reader.span and trials.span and trials.stretched:
+            rate = trials.sfreq * (trials.stretched - 1) / (self.reader.width - 1)
+            reading |= {"span": list(trials.span), "stretched_to": trials.stretched, "effective_sfreq": round(rate, 2)}
         return reading
 
     def _entries(self, scales: Mapping[int, float]) -> list[JsonDict]:
         """Return an entry per person and split. Its hash is of the file and the person, as persons share a file."""
-        reader, corpus, trials = self.reader, self.reader.corpus, self.reader.trials
+        reader, trials = self.reader, self.reader.trials
         entries = []
         for person in trials.subjects:
             who = self._identity(person)
@@ -255,15 +273,15 @@ class TrialInputs:
                 chosen = (trials.subject == person) & (self.assigned.split == split)
                 if not chosen.any():
                     continue
-                seconds = np.minimum(trials.length[chosen] / corpus.sfreq, reader.width / reader.rate).sum()
+                seconds = np.minimum(trials.length[chosen] / trials.sfreq, reader.width / reader.rate).sum()
                 entries.append({
                     "recording": who.recording,
                     "subject": who.subject,
                     "split": split,
                     "sha256": content,
-                    "dataset": corpus.facts.name,
-                    "format": corpus.format,
-                    "sfreq": corpus.sfreq,
+                    "dataset": trials.corpus,
+                    "format": trials.format,
+                    "sfreq": trials.sfreq,
                     "windows": int(chosen.sum()),
                     "warning": "",
                     "notes": [],
@@ -274,14 +292,21 @@ class TrialInputs:
         return entries
 
     def _identity(self, person: int) -> Identity:
-        return identity_of(self.reader.corpus, self.options.salt, person)
+        """Return the pseudonyms of a person, with the recording of the first trial."""
+        trials = self.reader.trials
+        return identity_of(trials, self.options.salt, int(np.flatnonzero(trials.subject == person)[0]))
 
     def rejects(self, done: Done, failed: Failed) -> Sequence[JsonDict]:
         return [{"trial": trial, "whole": True, "reason": why} for trial, why in sorted(self.rejects_by_trial.items())]
 
     def key(self) -> Sequence[JsonDict]:
         return [
-            {"recording": who.recording, "subject_id": who.subject, "path": self.path, "subject": str(person)}
+            {
+                "recording": who.recording,
+                "subject_id": who.subject,
+                "path": self.path,
+                "subject": self.reader.trials.subject_name(person),
+            }
             for person in self.reader.trials.subjects
             for who in [self._identity(person)]
         ]
@@ -296,12 +321,12 @@ class TrialInputs:
                 ("reading", ", ".join(f"{name} {value}" for name, value in self._reading().items())),
                 ("sampling rate", f"{rate:g} Hz"),
                 ("windows", f"{width} samples = {width / rate:g} s, one a trial"),
-                ("unit", self.reader.corpus.unit),
+                ("unit", self.reader.trials.unit),
             ],
             unit="unit of the file",
             plausible=None,
             sfreq=rate,
-            first=0,
+            first=round(self.reader.trials.tmin * rate),
             length=width,
         )
 

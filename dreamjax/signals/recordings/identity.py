@@ -97,13 +97,20 @@ class SplitRequest:
     number: int = 0  # of the split in the file; everybody uses the first
     subjects: tuple[int, ...] = ()  # empty: everybody
     hold_out: tuple[int, ...] = ()  # test, or test and val
-    fractions: Mapping[str, float] = field(default_factory=lambda: dict(FRACTIONS))
+    fractions: Mapping[str, float] = field(default_factory=dict)  # empty: FRACTIONS, or what the trials call for
     seed: int = 0
 
     def __post_init__(self) -> None:
         shares = list(self.fractions.values())
+        if not shares:
+            return
         if set(self.fractions) != set(SPLITS) or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
             raise ValueError(f"splits are three shares that sum to 1, not {shares}")
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Return the shares of recordings."""
+        return self.fractions or FRACTIONS
 
 
 @dataclass(frozen=True)

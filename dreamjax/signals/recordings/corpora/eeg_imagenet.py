@@ -13,14 +13,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float32, Int
 
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.corpora.recording_corpora import EEG_IMAGENET
+from dreamjax.signals.recordings.corpora.recording_corpora import EEG_IMAGENET, UNIT
+from dreamjax.signals.recordings.corpora.trial_set import TrialSet
 from dreamjax.signals.recordings.identity import SPLITS
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.storage.checkpoint_files.pickle_reader import Inert
@@ -29,30 +30,13 @@ from dreamjax.storage.checkpoint_files.torch_pickle import PickledArray, TorchTe
 SFREQ = 1000.0  # Hz; the files do not say it
 
 
-@dataclass(frozen=True)
-class PublishedTrials:
-    """An open file of trials. Arrays have one entry a trial, in the order of the file; the signals stay in it."""
+@dataclass(frozen=True, kw_only=True)
+class PublishedTrials(TrialSet):
+    """An open file of trials."""
 
-    source: str  # the file
     eeg: tuple[TorchTensor, ...]
-    length: Int[np.ndarray, "trials"]  # samples
-    image: Int[np.ndarray, "trials"]  # place in `images`
-    label: Int[np.ndarray, "trials"]  # place in `labels`
-    subject: Int[np.ndarray, "trials"]
-    labels: tuple[str, ...]  # WordNet ids
-    images: tuple[str, ...]  # names without suffix
-    ch_names: tuple[str, ...]
     means: Float32[np.ndarray, "channels _"] | None = None
     stddevs: Float32[np.ndarray, "channels _"] | None = None
-    corpus: ClassVar[str] = EEG_IMAGENET.name
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    @property
-    def subjects(self) -> tuple[int, ...]:
-        """Return the subjects in the file, by the file's own numbers."""
-        return tuple(int(s) for s in np.unique(self.subject))
 
     @property
     def values(self) -> str:
@@ -115,8 +99,12 @@ def open_trials(path: epath.PathLike) -> PublishedTrials:
             raise UserError(
                 f"{source}: trial {i} has {tensor.shape[0]} channels and trial 0 {channels}; take the wrong ones out"
             )
+    statistics = _statistics(root, channels, source)
     return PublishedTrials(
+        facts=EEG_IMAGENET,
         source=source,
+        files=(source,),
+        format="eeg-imagenet",
         eeg=eeg,
         length=np.array([tensor.shape[1] for tensor in eeg]),
         image=image,
@@ -125,7 +113,18 @@ def open_trials(path: epath.PathLike) -> PublishedTrials:
         labels=labels,
         images=images,
         ch_names=tuple(f"unnamed{i + 1:03d}" for i in range(channels)),  # not 10-05 names: no places are known
-        **_statistics(root, channels, source),
+        sfreq=SFREQ,
+        seconds=0.5,
+        unit=UNIT,
+        record_unit="SD",
+        usual_sfreq=256.0,
+        centred=True,
+        lengths=(450, 600),  # as in all published code for these files
+        flags=("no unit",),
+        span=(20, 460),
+        stretched=512,
+        means=statistics.get("means"),
+        stddevs=statistics.get("stddevs"),
     )
 
 

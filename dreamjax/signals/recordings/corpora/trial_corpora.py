@@ -12,18 +12,19 @@ block      blocks are disjoint: impossible within a person for a decoder of clas
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import Int
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.corpora import eeg_imagenet
+from dreamjax.signals.recordings.corpora import eeg_imagenet, responses
 from dreamjax.signals.recordings.corpora.eeg_imagenet import PublishedTrials
-from dreamjax.signals.recordings.corpora.recording_corpora import A_BLOCK_IS_A_CLASS, EEG_IMAGENET, UNIT, Corpus
+from dreamjax.signals.recordings.corpora.recording_corpora import A_BLOCK_IS_A_CLASS
+from dreamjax.signals.recordings.corpora.trial_set import TrialSet
 from dreamjax.signals.recordings.identity import SPLITS, SplitRequest
 from dreamjax.typing import JsonDict
 
@@ -45,26 +46,17 @@ class AssignedSplits:
 
 @dataclass(frozen=True)
 class TrialCorpus:
-    """A corpus of trials: how its files are recognised, opened and split, and facts that they lack."""
+    """A corpus of trials: how its files are recognised, opened and split."""
 
-    facts: Corpus
-    handles: Callable[[str], bool]  # whether a path may be a file of this corpus
-    open: Callable[[epath.PathLike], PublishedTrials]
-    assign: Callable[[PublishedTrials, SplitRequest], AssignedSplits]
-    format: str  # as dataset.json calls it
-    sfreq: float  # Hz
-    seconds: float  # that an image was shown
-    lengths: tuple[int, int]  # samples: shorter and longer trials are left out
-    unit: str  # in words
-    record_unit: str  # as records call it
-    modality: str = "eeg"
-    flags: tuple[str, ...] = ()  # of every record
-    span: tuple[int, int] | None = None  # the samples that --reading dreamdiffusion takes
-    stretched: int | None = None  # … and to how many its configs stretch them
+    handles: Callable[[str], bool]  # whether a path may be a file or folder of this corpus
+    open: Callable[[str, str], TrialSet]  # of the path and --stimuli
+    assign: Callable[[Any, SplitRequest], AssignedSplits]  # of what `open` returns
+    takes: tuple[str, ...] = ()  # the options that only some corpora take
 
 
 def assign(trials: PublishedTrials, request: SplitRequest) -> AssignedSplits:
-    """Assign the splits. Raise UserError for missing, conflicting or impossible options."""
+    """Assign the splits of EEG-ImageNet. Raise UserError for missing, conflicting or impossible options."""
+    request = _with_shares(trials, request)
     if min(request.fractions.values()) <= 0:
         raise UserError(
             f"splits of trials are three shares above 0 that sum to 1, not {list(request.fractions.values())}"
@@ -95,7 +87,25 @@ def assign(trials: PublishedTrials, request: SplitRequest) -> AssignedSplits:
     return _by_image(trials, people, request, classes=by == "class")
 
 
-def _check_people(trials: PublishedTrials, asked: Sequence[int], option: str) -> None:
+def assign_by_image(trials: TrialSet, request: SplitRequest) -> AssignedSplits:
+    """Assign every image with its trials to one split. Raise UserError for shares that leave none to train or test."""
+    request = _with_shares(trials, request)
+    if request.by not in (None, "image"):
+        raise UserError(f"{trials.source}: its trials are split by image, not by {request.by}; leave out --split-by")
+    if idle := [name for name, value in (("--split-file", request.file), ("--hold-out", request.hold_out),
+                                         ("--subject", request.subjects)) if value]:  # fmt: skip
+        raise UserError(f"{idle[0]} has no effect on {trials.source}, whose trials are split by image; leave it out")
+    split = _images(trials, request)[trials.image].astype(object)
+    description = {"by": "image", "fractions": dict(request.fractions), "seed": request.seed}
+    return AssignedSplits(split, description | _shared_images(trials, split), {})
+
+
+def _with_shares(trials: TrialSet, request: SplitRequest) -> SplitRequest:
+    """Return the request with the usual shares of these trials, where it has none."""
+    return replace(request, fractions=dict(request.fractions or trials.shares))
+
+
+def _check_people(trials: TrialSet, asked: Sequence[int], option: str) -> None:
     if unknown := [number for number in asked if number not in trials.subjects]:
         raise UserError(f"{option} {unknown[0]}: {trials.source} has no such person; it has {_named(trials.subjects)}")
 
@@ -108,7 +118,7 @@ def _named(people: Sequence[int]) -> str:
     return ", ".join(map(str, people))
 
 
-def _shared_images(trials: PublishedTrials, split: np.ndarray) -> dict[str, int]:
+def _shared_images(trials: TrialSet, split: np.ndarray) -> dict[str, int]:
     """Return how many images are in more than one split, with a warning if there are any."""
     train, val, test = (set(trials.image[split == name].tolist()) for name in SPLITS)
     trained = len(train & test)
@@ -231,7 +241,8 @@ def _ranked(names: Sequence[str], corpus: str, request: SplitRequest) -> np.ndar
     if n < len(SPLITS):
         return np.full(n, "train", object)
     order = sorted(range(n), key=lambda i: hashlib.sha256(f"{corpus} {request.seed}\x1f{names[i]}".encode()).digest())
-    test, val = (max(1, round(n * request.fractions[name])) for name in ("test", "val"))
+    shares = request.fractions
+    test, val = (max(1, round(n * shares[name])) if shares[name] else 0 for name in ("test", "val"))
     if test + val >= n:
         raise UserError(f"--splits leave none of {n} images or classes to train on; make the shares smaller")
     split = np.full(n, "train", object)
@@ -240,7 +251,7 @@ def _ranked(names: Sequence[str], corpus: str, request: SplitRequest) -> np.ndar
     return split
 
 
-def _images(trials: PublishedTrials, request: SplitRequest) -> Int[np.ndarray, "images"]:
+def _images(trials: TrialSet, request: SplitRequest) -> Int[np.ndarray, "images"]:
     """Return the split of each image: the requested shares of every class, by a hash of the name."""
     split = np.full(len(trials.images), "train", object)
     of_class: dict[str, list[int]] = {}
@@ -254,19 +265,23 @@ def _images(trials: PublishedTrials, request: SplitRequest) -> Int[np.ndarray, "
 # -------------------------------------------------------------------------------------------------- table of corpora
 TRIAL_CORPORA = (
     TrialCorpus(
-        facts=EEG_IMAGENET,
         handles=lambda path: path.lower().endswith((".pth", ".pt")),
-        open=eeg_imagenet.open_trials,
+        open=lambda path, images: eeg_imagenet.open_trials(path),
         assign=assign,
-        format="eeg-imagenet",
-        sfreq=eeg_imagenet.SFREQ,
-        seconds=0.5,
-        lengths=(450, 600),  # as in all published code for these files
-        unit=UNIT,
-        record_unit="SD",
-        flags=("no unit",),
-        span=(20, 460),
-        stretched=512,
+        takes=(
+            "--sfreq",
+            "--samples",
+            "--high",
+            "--reading",
+            "--subject",
+            "--split-file",
+            "--split-number",
+            "--split-by",
+            "--hold-out",
+        ),
+    ),
+    TrialCorpus(
+        handles=responses.is_responses, open=responses.open_trials, assign=assign_by_image, takes=("--split-by",)
     ),
 )
 
