@@ -54,10 +54,9 @@ def prepare(
     """
     from dreamjax.signals.preparation import prepare as preparation
     from dreamjax.signals.preparation.inputs import PrepareOptions
-    from dreamjax.signals.preparation.window_settings import WindowSettings
 
     sources = [paths] if isinstance(paths, str | Path) else list(paths)
-    return preparation.prepare(sources, out, settings or WindowSettings(), options or PrepareOptions())
+    return preparation.prepare(sources, out, settings, options or PrepareOptions())
 
 
 def train(config: Any, workdir: "epath.PathLike", devices: "Sequence[jax.Device] | None" = None) -> JsonDict:

@@ -1,6 +1,7 @@
 """`dreamjax prepare`: recordings → shards."""
 
 import argparse
+import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from dreamjax.signals.preparation.prepare import PreparedDataset, PrepareOptions, TrialSettings, WindowSettings
+    from dreamjax.signals.preparation.quality import EegLimits, MegLimits
 
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
@@ -39,6 +41,12 @@ LIMITS = {  # fields of EegLimits and MegLimits with their defaults
     "line_ratio": (1.0, "RATIO", "a channel with a higher ratio of line power (50, 60 Hz) to other power is flagged"),
     "min_good": (0.5, "SHARE", "a window with a smaller share of good channels is rejected"),
 }  # fmt: skip
+STEPS = ("low", "high", "notch", "sfreq", "reference", "causal", "samples", "stride", "min_fraction")
+BESIDE_THINGS_MEG = (  # options without effect on THINGS-MEG's BIDS folder, whose events and splits are published
+    *("--event-codes", "--keep-labels", "--stride", "--stimuli", "--modality", "--dataset", "--subject-pattern"),
+    *("--channels", "--montage", "--unit-scale", "--splits", "--split-seed", "--split-file", "--split-number"),
+    *("--split-by", "--hold-out", "--reading", "--keep-implausible"),
+)
 OF_EVENTS = ("--event-codes", "--event-offset-ms", "--tmin", "--tmax", "--baseline", "--stimuli", "--keep-labels")
 
 
@@ -108,6 +116,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--tmin", type=float, default=0.0, metavar="S", help="start of a window after its event (default: 0)")
     add("--tmax", type=float, metavar="S", help="end of a window after its event (default: one whole window)")
     add("--baseline", type=float, nargs=2, default=[], metavar=("FROM", "TO"), help="subtract the mean of this span, s")
+    add("--onset", choices=("trigger", "events"), default="trigger", help="of THINGS-MEG's BIDS folder: onsets of "
+        "images from the trigger channel UPPT001, or from events.tsv (default: trigger)")  # fmt: skip
     add("--stimuli", default="", metavar="FOLDER", help="where every stim_file of the table must lie; "
         "of published trials, the folder of their images (of responses also a .zip)")  # fmt: skip
 
@@ -150,14 +160,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> "PreparedDataset | JsonDict":
     from dreamjax import api
+    from dreamjax.signals.recordings.corpora import things_meg
     from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 
-    if corpus := trial_corpus_of(args.paths):
+    corpus = trial_corpus_of(args.paths)
+    tree = len(args.paths) == 1 and things_meg.is_tree(args.paths[0]) and not (args.events or args.list_events)
+    if tree:
+        refuse_beside(f"the trials of {args.paths[0]}", args, *BESIDE_THINGS_MEG)
+    else:
+        refuse_without("the BIDS folder of THINGS-MEG", args, "--onset")
+    if corpus:
         idle = [option for option in OF_SOME_TRIALS if option not in corpus.takes]
         refuse_beside(f"the trials of {args.paths[0]}", args, *BESIDE_TRIALS, *idle)
         if args.reading != "ours":
             refuse_beside(f"--reading {args.reading}", args, "--sfreq", "--samples", "--high")
-    else:
+    elif not tree:
         refuse_without("a file such as eeg_5_95_std.pth", args, *OF_TRIALS)
         if args.list_events:
             from dreamjax.signals.preparation import prepare
@@ -172,7 +189,8 @@ def run(args: argparse.Namespace) -> "PreparedDataset | JsonDict":
     if not args.out:
         raise UserError("prepare wants --out FOLDER" + ("" if corpus else " (or --list-events)"))
     try:
-        settings = _trial_settings(args) if corpus else _window_settings(args)
+        read = _trial_settings if corpus else _things_meg_settings if tree else _window_settings
+        settings = read(args)
         options = _options(args)
     except ValueError as problem:
         raise UserError(str(problem)) from problem
@@ -187,18 +205,13 @@ def _trial_settings(args: argparse.Namespace) -> "TrialSettings":
 
 
 def _window_settings(args: argparse.Namespace) -> "WindowSettings":
-    from dreamjax.signals.preparation.quality import EegLimits, MegLimits
     from dreamjax.signals.preparation.window_settings import EventWindows, WindowSettings
 
-    low, high = args.plausible_uv
-    limits = {name: getattr(args, name) for name in LIMITS} | {"plausible_low_uv": low, "plausible_high_uv": high}
-    of_meg = {name: limits.pop(name) for name in ("flat_ft", "noisy_ft")}
-    of_meg |= dict(zip(("plausible_low_ft", "plausible_high_ft"), args.plausible_ft, strict=True))
-    steps = ("low", "high", "notch", "sfreq", "reference", "causal", "samples", "stride", "min_fraction")
+    eeg, meg = _quality(args)
     return WindowSettings(
-        **{name: getattr(args, name) for name in steps},
-        limits=EegLimits(implausible="flag" if args.keep_implausible else "reject", **limits),
-        meg_limits=MegLimits(**of_meg),
+        **{name: getattr(args, name) for name in STEPS},
+        limits=eeg,
+        meg_limits=meg,
         events=EventWindows(
             source=args.events,
             codes=tuple(args.event_codes),
@@ -209,6 +222,35 @@ def _window_settings(args: argparse.Namespace) -> "WindowSettings":
             baseline=tuple(args.baseline),
         ),
     )
+
+
+def _things_meg_settings(args: argparse.Namespace) -> "WindowSettings":
+    from dreamjax.signals.preparation import things_meg_inputs
+
+    eeg, meg = _quality(args)
+    chosen = {name: getattr(args, name) for name in (*STEPS, "tmin", "tmax") if _option(name) in args.given}
+    chosen |= {"baseline": args.baseline} if "--baseline" in args.given else {}
+    return things_meg_inputs.settings(
+        args.onset,
+        **chosen,
+        offset_ms=args.event_offset_ms,
+        limits=dataclasses.replace(eeg, implausible="flag"),
+        meg_limits=meg,
+    )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _quality(args: argparse.Namespace) -> "tuple[EegLimits, MegLimits]":
+    from dreamjax.signals.preparation.quality import EegLimits, MegLimits
+
+    low, high = args.plausible_uv
+    limits = {name: getattr(args, name) for name in LIMITS} | {"plausible_low_uv": low, "plausible_high_uv": high}
+    of_meg = {name: limits.pop(name) for name in ("flat_ft", "noisy_ft")}
+    of_meg |= dict(zip(("plausible_low_ft", "plausible_high_ft"), args.plausible_ft, strict=True))
+    return EegLimits(implausible="flag" if args.keep_implausible else "reject", **limits), MegLimits(**of_meg)
 
 
 def _options(args: argparse.Namespace) -> "PrepareOptions":
@@ -269,7 +311,8 @@ def _limits(limits: Mapping[str, float | str]) -> str:
 
 def _summary(result: "PreparedDataset") -> str:
     if result.already_prepared:
-        return f"{result.out}: already prepared, {counted(result.windows, 'window')}, {result.hours:.2f} h"
+        onset = f", onsets of images from {result.onset}" if result.onset else ""
+        return f"{result.out}: already prepared, {counted(result.windows, 'window')}, {result.hours:.2f} h{onset}"
     splits = ", ".join(f"{n} {split}" for split, n in result.splits.items())
     unknown = result.recordings_of_unknown_subjects or 0
     recordings = counted(result.recordings, "recording")
@@ -285,6 +328,10 @@ def _summary(result: "PreparedDataset") -> str:
         f"{counted(result.recordings_left_out or 0, 'recording')} left out; see report.html and rejects.jsonl in it",
     ]
     lines += [_limits(result.limits)] if result.limits else []
+    if result.onset:
+        lost = (result.mismatched_trials or {}).get("total", 0)
+        alone = f"{counted(lost, 'trial')} of triggers or table without a partner"
+        lines.append(f"onsets of images: {result.onset} (--onset); {alone}")
     speed = result.speed or {}
     if speed["real_time_per_core"]:
         lines.append(

@@ -23,8 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, help="folder to create: a BIDS root with stimuli/ and truth.json")
     captioned = "draw N images with captions (metadata.jsonl) in place of recordings"
     add("--captioned", type=whole_number(1), metavar="N", help=captioned)
-    layout = "eeg-imagenet: cut trials, splits and images as that corpus publishes them, classes in blocks"
-    add("--layout", choices=("bids", "eeg-imagenet"), default="bids", help=layout)
+    layout = (
+        "eeg-imagenet: cut trials, splits and images as that corpus publishes them, classes in blocks; things-meg: MEG "
+        "runs (FIF in place of CTF folders), tables and epochs as that corpus publishes them (default: bids)"
+    )
+    add("--layout", choices=("bids", "eeg-imagenet", "things-meg"), default="bids", help=layout)
     add("--corrupt", action="store_true", help="with --layout eeg-imagenet: one image is damaged")
     add("--pixels", type=whole_number(1), default=64, help="side of the captioned images")
     add("--subjects", type=int, default=6, help="people to simulate")
@@ -55,6 +58,13 @@ def run(args: argparse.Namespace) -> JsonDict:
         channels = args.channels if "--channels" in args.given else 128
         layout = eeg_imagenet_files.Layout(channels=channels, **{name: getattr(args, name) for name in same})
         return eeg_imagenet_files.write(args.out, layout)
+    if args.layout == "things-meg":
+        from dreamjax.signals.simulation import things_meg_files
+
+        refuse_beside("--layout things-meg", args, *(o for o in BESIDE_LAYOUT if o != "--sfreq"), "--corrupt")
+        names = [f.name for f in dataclasses.fields(things_meg_files.Layout) if hasattr(args, f.name)]
+        chosen = {name: getattr(args, name) for name in names if f"--{name.replace('_', '-')}" in args.given}
+        return things_meg_files.write(args.out, things_meg_files.Layout(**chosen))
     from dreamjax.signals.simulation import simulate
 
     refuse_without("--layout eeg-imagenet", args, "--corrupt")
@@ -70,6 +80,13 @@ def render(result: JsonDict) -> str:
         return (
             f"{counted(result['images'], 'image')} of {result['pixels']} x {result['pixels']} pixels with "
             f'{counted(result["captions"], "caption")}, such as "{result["example"]}", in {result["out"]} '
+            f"({result['seconds']} s)"
+        )
+    if result.get("layout") == "things-meg":
+        return (
+            f"{counted(result['trials'], 'trial')} of {counted(result['subjects'], 'person', 'people')} at "
+            f"{counted(result['images'], 'image')} ({classes}, strength {result['strength']:g}) in {result['out']}: "
+            f"runs in {', '.join(result['files'])}, epochs in {result['epochs']}, images in {result['images_folder']} "
             f"({result['seconds']} s)"
         )
     if "layout" in result:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamjax.errors import UserError
+from dreamjax.signals.datasets.records import Window
 from dreamjax.signals.preparation import copies, parts
 from dreamjax.signals.preparation.inputs import PrepareOptions
 from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
@@ -145,7 +146,7 @@ def convert(task: RecordingTask, beat: Callable[[], None]) -> PartSummary:
             recording = events.with_event_table(recording, table, stimuli=task.options.stimuli or None)
         return convert_recording(recording, task, part, beat)
 
-    return parts.make(task.parts, content, _fingerprint(task), started, build)
+    return parts.make(task.parts, content, fingerprint_of(task), started, build)
 
 
 def event_table(task: RecordingTask) -> str:
@@ -178,10 +179,10 @@ def convert_raw(raw: "mne.io.BaseRaw", task: RecordingTask, beat: Callable[[], N
     for start in range(0, recording.n_samples, HASH_SAMPLES):
         digest.update(recording.read(start, min(start + HASH_SAMPLES, recording.n_samples)).tobytes())
     build = functools.partial(convert_recording, recording, task, beat=beat)
-    return parts.make(task.parts, digest.hexdigest(), _fingerprint(task), started, build)
+    return parts.make(task.parts, digest.hexdigest(), fingerprint_of(task), started, build)
 
 
-def _fingerprint(task: RecordingTask) -> list[str]:
+def fingerprint_of(task: RecordingTask) -> list[str]:
     """Return everything other than the input that changes a part."""
     tables, who = tables_hash(task.source, event_table(task)), task.identity
     return [
@@ -195,15 +196,22 @@ def _fingerprint(task: RecordingTask) -> list[str]:
     ]
 
 
-def convert_recording(recording: Recording, task: RecordingTask, part: Path, beat: Callable[[], None]) -> PartSummary:
-    """Write the shard of a recording that is already open; return its summary."""
+def convert_recording(
+    recording: Recording,
+    task: RecordingTask,
+    part: Path,
+    beat: Callable[[], None],
+    split_of: Callable[[Window], str] | None = None,
+) -> PartSummary:
+    """Write the shard of a recording that is already open; return its summary. `split_of`: `parts.write_windows`."""
     settings = task.settings
     recording, declared = replace(recording, dataset=task.corpus), settings.events.codes
     if settings.events.source in ("", "file"):
         recording = events.with_labels(recording, declared, settings.events.keep_labels)
     texts = {event.code for event in recording.free_text} if settings.events.keep_labels else set()
     windows, sketch = RecordingWindows(recording, settings, task.identity), copies.Sketch()
-    counts = parts.write_windows(part, sketch.watched(windows), beat, averages=bool(settings.events.source))
+    averages = bool(settings.events.source) and split_of is None
+    counts = parts.write_windows(part, sketch.watched(windows), beat, averages=averages, split_of=split_of)
     if not counts["windows"]:
         rejects = grouped(windows.rejects)
         raise UserError(rejects[0]["reason"] if rejects else _why_empty(recording, settings))

@@ -153,7 +153,7 @@ def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -
         yield Window(
             signal=signal.astype(np.float32),
             ch_names=trials.ch_names,
-            xyz=np.full((channels, 3), np.nan, np.float32),
+            xyz=np.full((channels, 3), np.nan, np.float32) if trials.xyz is None else trials.xyz,
             sfreq=reader.rate,
             reference=reader.reference,
             montage_rank=channels,

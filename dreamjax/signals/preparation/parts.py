@@ -60,6 +60,8 @@ class PartSummary(TypedDict, total=False):
     valid_samples: int
     ch_names: list[str]
     reference_recorded: str
+    split_windows: dict[str, int]  # windows by split, of a part whose windows are in several
+    mismatched: int  # trials that triggers and table do not share
     modality: str
     unit: str
     compensation: int | None  # grade of the gradient compensation of MEG
@@ -105,37 +107,63 @@ def make(
 
 
 def write_windows(
-    part: Path, windows: Iterable[records.Window], beat: Callable[[], None], *, averages: bool
+    part: Path,
+    windows: Iterable[records.Window],
+    beat: Callable[[], None],
+    *,
+    averages: bool,
+    split_of: Callable[[records.Window], str] | None = None,
 ) -> PartSummary:
     """Write the shard of a part, and with `averages` the sums of its classes; return the summary of both.
 
+    With `split_of` there is a shard for each split.
     Its spectrum is that at 0, 0.5, … 80 Hz: median over channels, mean over windows.
     """
     labels, sums, samples = Counter[str](), dict[str, np.ndarray](), 0  # samples that are not padding
     power, spectra = np.zeros(FREQUENCIES), 0
-    with shards.ShardWriter(part / SHARD) as writer:
+    written, writers = Counter[str](), dict[str, shards.ShardWriter]()
+    with contextlib.ExitStack() as stack:
+        if split_of is None:
+            writers[""] = stack.enter_context(shards.ShardWriter(part / SHARD))
         for window in windows:
+            split = split_of(window) if split_of else ""
+            if split not in writers:
+                writers[split] = stack.enter_context(shards.ShardWriter(part / shard_name(split)))
             beat()
             labels[window.label] += 1
             if averages and (window.label in sums or len(sums) < CLASSES):
                 sums[window.label] = sums.get(window.label, 0) + np.asarray(window.signal, np.float64)
             x_CxT = window.signal[:, window.valid]
             samples += x_CxT.shape[1]
-            if writer.records % EVERY == 0 and x_CxT.shape[1] >= max(window.sfreq / 2, 2):
+            if written.total() % EVERY == 0 and x_CxT.shape[1] >= max(window.sfreq / 2, 2):
                 power += _spectrum(x_CxT[window.channel_ok] if window.channel_ok.any() else x_CxT, window.sfreq)
                 spectra += 1
-            writer.write(records.encode(window))
+            writers[split].write(records.encode(window))
+            written[split] += 1
     if sums:
         with _writing(part):
             np.savez(part / AVERAGES, *sums.values())
     return {
-        "windows": writer.records,
+        "windows": written.total(),
+        **({"split_windows": dict(written)} if split_of else {}),
         "valid_samples": samples,
         "labels": dict(labels),
         "averaged": list(sums),
         "spectrum": [float(f"{p:.4g}") for p in power / spectra] if spectra else [],
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def shard_name(split: str) -> str:
+    """Return the name of the shard of one split of a part."""
+    return f"windows-{split}.array_record"
+
+
+def shards_of(part: Path, summary: PartSummary, assigned: str, split: str) -> list[Path]:
+    """Return the shards of a part that belong to a split; `assigned`: the split of the part, if it is in one."""
+    if "split_windows" in summary:
+        return [part / shard_name(split)] if summary["split_windows"].get(split) else []
+    return [part / SHARD] if assigned == split and summary["windows"] else []
 
 
 def _spectrum(x_CxT: Float[np.ndarray, "channels time"], sfreq: float) -> Float[np.ndarray, "frequencies"]:

@@ -19,7 +19,16 @@ from dreamjax.errors import UserError
 from dreamjax.interruption import interruptible
 from dreamjax.parallel import environment
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import convert, dataset_folder, incremental, inputs, parts, quality_report, workers
+from dreamjax.signals.preparation import (
+    convert,
+    dataset_folder,
+    incremental,
+    inputs,
+    parts,
+    quality_report,
+    things_meg_inputs,
+    workers,
+)
 from dreamjax.signals.preparation.convert_trials import TrialSettings
 from dreamjax.signals.preparation.inputs import ConvertedPart, Done, Failed, PrepareOptions
 from dreamjax.signals.preparation.recording_inputs import RecordingInputs, find_recordings, reason_without_path
@@ -68,6 +77,8 @@ class PreparedDataset:
     splitting: JsonDict | None = None
     rejected: Mapping[str, int] | None = None  # reason → trials
     unit: str | None = None
+    onset: str | None = None  # where onsets of images are from: "trigger" or "events"
+    mismatched_trials: Mapping[str, int] | None = None  # of triggers or table, without a partner in the other
     impossible: Mapping[str, str] | None = None  # controls that the experiment rules out, with the reasons
     reused: int | None = None  # parts of an interrupted run, or of the dataset that grew
     wall_s: float | None = None
@@ -99,12 +110,16 @@ def prepare(
     options, started = options or PrepareOptions(), time.monotonic()
     dataset_folder.refuse_key_inside(options.key_file, out)
     kind = TrialSettings if trial_corpus_of(paths) else WindowSettings
-    settings = kind() if settings is None else settings
+    tree = things_meg_inputs.tree_in(paths, settings)
+    if settings is None:
+        settings = things_meg_inputs.settings() if tree else kind()
     if not isinstance(settings, kind):
         raise UserError(f"{paths[0]}: expected {kind.__name__} for this input, got {type(settings).__name__}")
     chosen: Inputs
     if isinstance(settings, TrialSettings):
         chosen = TrialInputs([os.fspath(p) for p in paths if not isinstance(p, Source)], settings, options)
+    elif tree:
+        chosen = things_meg_inputs.find_runs(tree, settings, options)
     else:
         chosen = find_recordings(paths, settings, options)
     run = _Preparation(chosen, out, options, started)
@@ -267,9 +282,13 @@ class _Preparation:
         summaries, splits = [part.summary for part in done], self.inputs.splits(done, failed)
         folders = [parts_folder / summary["part"] for summary in summaries]
         shards = {}
-        for split in SPLITS:
+        for split in dict.fromkeys(
+            (*SPLITS, *splits, *(name for s in summaries for name in s.get("split_windows", ())))
+        ):
             members = zip(folders, summaries, splits, strict=True)
-            files = [part / parts.SHARD for part, summary, of in members if of == split and summary["windows"]]
+            files = [file for part, summary, of in members for file in parts.shards_of(part, summary, of, split)]
+            if not files and split not in SPLITS:
+                continue
             shards[split] = records.merge(files, fresh, self.name, split)
         described = self.inputs.describe(done, failed, splits) | inputs.environment(self.options.salt)
         described["settings_hash"] = self.inputs.settings_hash()

@@ -262,15 +262,22 @@ def charts(content: ReportContent) -> list[QualityChart]:
 def _hours(ax: "Axes", content: ReportContent) -> None:
     hours: dict[str, dict[str, float]] = {}
     for summary, split in zip(content.summaries, content.layout.splits, strict=True):
-        hours.setdefault(summary["dataset"], dict.fromkeys(SPLITS, 0.0))[split] += summary["seconds"] / 3600
+        parts = summary.get("split_windows", {split: 1})  # of a recording whose windows are in several splits
+        for name, n in parts.items():
+            of_corpus = hours.setdefault(summary["dataset"], {})
+            share = summary["seconds"] / 3600 * n / max(sum(parts.values()), 1)
+            of_corpus[name] = of_corpus.get(name, 0.0) + share
     names = sorted(hours, key=lambda c: sum(hours[c].values()))[-14:]
     left = np.zeros(len(names))
     ax.set_ylim(-0.7, len(names) - 0.3 + max(0.25 * len(names), 0.6))  # room for the legend
-    for split in SPLITS:
-        width = np.array([hours[c][split] for c in names])
+    others = {name for of_corpus in hours.values() for name in of_corpus} - {*SPLITS}
+    for split in (*SPLITS, *sorted(others)):
+        if split not in content.dataset["subjects"]:
+            continue
+        width = np.array([hours[c].get(split, 0.0) for c in names])
         unknown = content.dataset.get("recordings_of_unknown_subjects", {}).get(split, 0)
         label = f"{split} ({identity.counts(content.dataset['subjects'][split], unknown)})"
-        ax.barh(names, width, 0.7, left=left, color=palette.SPLITS[split], label=label)
+        ax.barh(names, width, 0.7, left=left, color=palette.SPLITS.get(split, palette.GREY), label=label)
         left += width
     ax.set_xlabel("hours")
     figures.legend(ax, title="split (subjects)", loc="upper right", ncols=3, title_fontsize=8)

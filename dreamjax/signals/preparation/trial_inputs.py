@@ -23,7 +23,7 @@ from dreamjax.signals.preparation.recording_plan import THIN, robust_scale
 from dreamjax.signals.preparation.workers import Outcome
 from dreamjax.signals.recordings.corpora.trial_corpora import UNUSED, trial_corpus_of
 from dreamjax.signals.recordings.corpora.trial_set import ANY_LENGTH
-from dreamjax.signals.recordings.identity import SPLITS, Identity
+from dreamjax.signals.recordings.identity import Identity
 from dreamjax.storage import image_files, manifest, paths
 from dreamjax.typing import JsonDict
 
@@ -140,7 +140,7 @@ class TrialInputs:
         )
         return [
             replace(task, trials=tuple(trials[first : first + CHUNK]), split=split)
-            for split in SPLITS
+            for split in self.reader.trials.split_names
             for trials in [np.flatnonzero(self.assigned.split == split).tolist()]
             for first in range(0, len(trials), CHUNK)
         ]
@@ -177,7 +177,9 @@ class TrialInputs:
         rejects, split = self.rejects_by_trial, self.assigned.split
         rejects.update(reasons)
         split[list(rejects)] = UNUSED
-        if empty := [name for name in SPLITS if name in self.needed and not (split == name).any()]:
+        if empty := [
+            name for name in self.reader.trials.split_names if name in self.needed and not (split == name).any()
+        ]:
             why = f"; {len(rejects)} were left out, such as one {next(iter(rejects.values()))}" if rejects else ""
             raise UserError(f"{self.path}: no trial is in split {empty[0]}{why}; choose other people or shares")
 
@@ -221,7 +223,7 @@ class TrialInputs:
                 "windows_rejected": len(self.rejects_by_trial),
                 "subjects": people,
             },
-            "subjects": {s: len(np.unique(trials.subject[split == s])) for s in SPLITS},
+            "subjects": {s: len(np.unique(trials.subject[split == s])) for s in self.reader.trials.split_names},
             "corpora": {trials.corpus: {
                 "licences": [self.licence], "recordings": people, "hours": hours, "subjects": people,
                 "channels": [len(trials.ch_names)],
@@ -269,7 +271,7 @@ class TrialInputs:
         for person in trials.subjects:
             who = self._identity(person)
             content = hashlib.sha256(f"{self.source_files['trials']} {who.subject}".encode()).hexdigest()
-            for split in SPLITS:
+            for split in self.reader.trials.split_names:
                 chosen = (trials.subject == person) & (self.assigned.split == split)
                 if not chosen.any():
                     continue

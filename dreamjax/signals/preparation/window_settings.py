@@ -21,6 +21,7 @@ class EventWindows:
     tmin: float = 0.0  # s after the event
     tmax: float | None = None  # s after the event; None for tmin + one window
     baseline: tuple[float, ...] = ()  # (from, to) in s after the event, whose mean is subtracted
+    onset: str = ""  # of THINGS-MEG: "trigger" or "events" (events.tsv), where the onsets of images are from
 
     def __post_init__(self) -> None:
         for name in ("offset_ms", "tmin", "tmax"):
@@ -88,6 +89,10 @@ class WindowSettings:
             values["events"]["source"] = "table"
         if not self.events.keep_labels:  # as in versions without this setting
             del values["events"]["keep_labels"]
+        if self.events.onset:  # as the datasets of trials state them
+            values |= {"onset": self.events.onset, "tmin": self.events.tmin}
+        else:
+            del values["events"]["onset"]
         units = {name: value for name, value in values.pop("meg_limits").items() if name.endswith("_ft")}
         if self.meg_limits != MegLimits():
             values["meg_limits"] = units

@@ -57,6 +57,7 @@ def open_recording(
     strict: bool = False,
     electrodes: Electrodes | None = None,
     modality: Modality = "auto",
+    triggers: bool = False,
 ) -> Recording:
     """Open one recording. Its signal is read later, span by span.
 
@@ -68,6 +69,7 @@ def open_recording(
       strict: refuse a file that is shorter than its header states, instead of keeping its complete records.
       electrodes: names and positions that take precedence over those of the file.
       modality: which sensors are read of a recording that has both, EEG or MEG; "auto": those of which there are more.
+      triggers: events are those of the stimulus channels, whatever the file and its sidecars list.
 
     Raises:
       UserError: one sentence: which file, what is wrong with it, what to do.
@@ -90,6 +92,8 @@ def open_recording(
             contents = apply_sidecars(path, contents)
             place_by_companion(path, contents)
             contents.notes += companions.missing(source)
+        if triggers:
+            contents.events, contents.free_text = (), ()
         add_stim_events(contents)
         if corpus:
             contents.reference = contents.reference or corpus.reference

@@ -61,7 +61,17 @@ EEG_IMAGENET = Corpus(
         "time": "the files do not say when in a recording a trial was",
     },
 )
+THINGS_MEG = Corpus(
+    name="things-meg",
+    path=r"sub-BIGMEG\d+_ses-\d+_task-main_run-\d+_meg\.(ds|fif)$",
+    licence="CC0-1.0",
+    source="https://doi.org/10.18112/openneuro.ds004212",  # Hebart et al. 2023, eLife 12:e82580
+    subject=r"sub-BIGMEG(\d+)_",
+    session=r"_ses-(\d+)_",
+    line_freq=60.0,  # recorded in Bethesda
+)
 CORPORA = (
+    THINGS_MEG,
     # EEG During Mental Arithmetic Tasks, PhysioNet v1.0.0 (Zyma et al. 2019, Data 4:14): `_1` rest, `_2` arithmetic
     Corpus(
         name="eegmat",

@@ -21,7 +21,7 @@ from jaxtyping import Int
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.corpora import eeg_imagenet, responses, things_eeg2
+from dreamjax.signals.recordings.corpora import eeg_imagenet, responses, things_eeg2, things_meg, things_meg_epochs
 from dreamjax.signals.recordings.corpora.eeg_imagenet import PublishedTrials
 from dreamjax.signals.recordings.corpora.recording_corpora import A_BLOCK_IS_A_CLASS
 from dreamjax.signals.recordings.corpora.things_eeg2 import ThingsTrials
@@ -111,6 +111,15 @@ def assign_published(trials: ThingsTrials, request: SplitRequest) -> AssignedSpl
     _check_people(trials, request.subjects, "--subject")
     split = np.where(np.isin(trials.subject, request.subjects or trials.subjects), trials.split, UNUSED).astype(object)
     return AssignedSplits(split, {"by": "official"} | _shared_images(trials, split), {})
+
+
+def assign_things_meg(trials: things_meg_epochs.EpochTrials, request: SplitRequest) -> AssignedSplits:
+    """Assign the published splits of THINGS-MEG, of all people or of those that are asked for."""
+    _check_people(trials, request.subjects, "--subject")
+    split = np.array(trials.published, object)
+    split[~np.isin(trials.subject, request.subjects or trials.subjects)] = UNUSED
+    images = {name: {trials.stimulus(int(i)) for i in np.flatnonzero(split == name)} for name in things_meg.SPLITS}
+    return AssignedSplits(split, things_meg.description(images), {"a catch trial": trials.catch})
 
 
 def _with_shares(trials: TrialSet, request: SplitRequest) -> SplitRequest:
@@ -298,6 +307,12 @@ TRIAL_CORPORA = (
             "--split-by",
             "--hold-out",
         ),
+    ),
+    TrialCorpus(
+        handles=things_meg_epochs.is_epochs,
+        open=things_meg_epochs.open_trials,
+        assign=assign_things_meg,
+        takes=("--sfreq", "--samples", "--high", "--subject"),
     ),
     TrialCorpus(
         handles=responses.is_responses, open=responses.open_trials, assign=assign_by_image, takes=("--split-by",)

@@ -45,7 +45,9 @@ class TrialSet:
     span: tuple[int, int] | None = None  # the samples that --reading dreamdiffusion takes
     stretched: int | None = None  # … and to how many its configs stretch them
     shares: Mapping[str, float] = field(default_factory=lambda: dict(FRACTIONS))  # of images, unless --splits says
+    split_names: tuple[str, ...] = SPLITS  # that the trials may be in
     needed: tuple[str, ...] = SPLITS  # splits that must not be empty
+    xyz: Float32[np.ndarray, "channels 3"] | None = None  # m; None: unknown
     image_folder: str = ""  # where the images lie, if the files say it
     notes: tuple[str, ...] = ()  # what tables of scores on these files should state
 
