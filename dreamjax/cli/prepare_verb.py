@@ -19,12 +19,23 @@ if TYPE_CHECKING:
 HELP = "turn recordings (files, folders, BIDS roots) into sharded records ready for training"
 EXAMPLE = "dreamjax prepare study/ --out runs/study"
 NEEDS = ("tensorflow_datasets", "matplotlib")
-OF_TRIALS = ("--subject", "--split-file", "--split-number", "--split-by", "--hold-out", "--reading")
-OF_SOME_TRIALS = (*OF_TRIALS, "--sfreq", "--samples", "--high")  # only some corpora of trials take them
+OF_TRIALS = (
+    *("--subject", "--split-file", "--split-number", "--split-by", "--hold-out", "--reading", "--mvnn"),
+    "--channel-set",
+)
+OF_SOME_TRIALS = (
+    *OF_TRIALS,
+    "--sfreq",
+    "--samples",
+    "--high",
+    "--tmin",
+    "--tmax",
+    "--baseline",
+)  # only some corpora of trials take them
 BESIDE_TRIALS = (  # options without effect on trials that were cut, filtered and referenced before they were published
     *("--list-events", "--dataset", "--subject-pattern", "--unit-scale", "--low", "--notch", "--reference", "--causal"),
-    *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms", "--tmin"),
-    *("--tmax", "--baseline", "--keep-labels", "--flat-uv", "--noisy-uv", "--plausible-uv", "--clip-share"),
+    *("--stride", "--min-fraction", "--keep-implausible", "--events", "--event-codes", "--event-offset-ms"),
+    *("--keep-labels", "--flat-uv", "--noisy-uv", "--plausible-uv", "--clip-share"),
     *("--clip-run-s", "--held-run-s", "--line-ratio", "--min-good", "--channels", "--montage", "--modality"),
     *("--flat-ft", "--noisy-ft", "--plausible-ft"),
 )
@@ -122,7 +133,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "of published trials, the folder of their images (of responses also a .zip)")  # fmt: skip
 
     add = parser.add_argument_group(
-        "published trials: EEG-ImageNet's eeg_5_95_std.pth and its siblings; responses*.npy with their images"
+        "published trials: EEG-ImageNet's eeg_5_95_std.pth and its siblings; THINGS-EEG2; responses*.npy with images"
     ).add_argument
     add("--subject", type=int, nargs="+", default=[], metavar="N", help="only these people, as the file numbers them")
     add("--split-file", default="", metavar="FILE", help="published splits: block_splits_by_image_all.pth or "
@@ -134,6 +145,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "and who chooses the step")  # fmt: skip
     add("--reading", choices=("ours", "dreamdiffusion"), default="ours", help="dreamdiffusion: samples 20 to 460 at "
         "1000 Hz, to be stretched (default: ours, resampled to --sfreq)")  # fmt: skip
+
+    add("--channel-set", choices=("63", "17"), default="", help="of THINGS-EEG2: the 63 channels as NICE sorts them, "
+        "or the 17 parietal and occipital ones (default: those of the files)")  # fmt: skip
+    add("--mvnn", choices=("train", "as_released", "off"), default="train", help="of THINGS-EEG2's raw recordings, cut "
+        "at --tmin (-0.2) to --tmax (1.0), less their --baseline (up to the onset), at --sfreq (250): whitened by "
+        "session by the noise of training trials, of training and test trials, or not (default: train)")  # fmt: skip
 
     add = parser.add_argument_group("splits and pseudonyms").add_argument
     add("--splits", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="shares of the subjects; of "
@@ -199,9 +216,12 @@ def run(args: argparse.Namespace) -> "PreparedDataset | JsonDict":
 
 def _trial_settings(args: argparse.Namespace) -> "TrialSettings":
     from dreamjax.signals.preparation.convert_trials import TrialSettings
+    from dreamjax.signals.preparation.epochs import EpochSettings
 
     given = {name: getattr(args, name) for name in ("sfreq", "high", "samples") if f"--{name}" in args.given}
-    return TrialSettings(args.reading, **given)
+    cut = {name: getattr(args, name) for name in ("tmin", "tmax", "mvnn") if f"--{name}" in args.given}
+    epochs = EpochSettings(baseline=tuple(args.baseline), **cut)
+    return TrialSettings(args.reading, channel_set=args.channel_set, epochs=epochs, **given)
 
 
 def _window_settings(args: argparse.Namespace) -> "WindowSettings":

@@ -5,8 +5,8 @@ each channel without its mean, and the end marked as padding where a trial is sh
 span of samples, which its configs then stretch in time. The values keep the unit of the file.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,10 @@ from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.records import Window
 from dreamjax.signals.preparation import filters, inputs, parts
+from dreamjax.signals.preparation.epochs import EpochReader, EpochSettings
 from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
+from dreamjax.signals.recordings.corpora.things_layouts import CHANNEL_SETS
+from dreamjax.signals.recordings.corpora.things_raw import RawTrials
 from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
 from dreamjax.signals.recordings.corpora.trial_set import TrialSet
 from dreamjax.signals.recordings.identity import Identity, identity
@@ -33,12 +36,22 @@ class TrialSettings:
     sfreq: float | None = None  # Hz; ours alone, like the next two; None: what the corpus calls for, EEG-ImageNet 256
     high: float | None = None  # Hz: low-pass edge; None for no more than resampling needs
     samples: int = 0  # of a record; 0 for as long as the corpus's trials are, EEG-ImageNet as long as an image lasts
+    channel_set: str = field(default="", repr=False)  # "63" or "17" of THINGS-EEG2; "": all channels
+    epochs: EpochSettings = field(default_factory=EpochSettings, repr=False)  # of trials cut out of recordings
 
     def __post_init__(self) -> None:
         if self.sfreq is not None and not self.sfreq > 0:
             raise ValueError(f"sfreq is {self.sfreq:g}, but it must be above 0")
         if self.samples < 0 or self.samples == 1:
             raise ValueError(f"samples is {self.samples}, but a window has at least 2")
+        if self.channel_set not in ("", *CHANNEL_SETS):
+            raise ValueError(f"the channel set is {self.channel_set!r}; choose from {', '.join(CHANNEL_SETS)}")
+
+    def later(self) -> tuple[object, ...]:
+        """Return the settings that `repr` leaves out, where they differ from the defaults: older folders lack them."""
+        default = TrialSettings()
+        names = ("channel_set", "epochs")
+        return tuple(repr(getattr(self, name)) for name in names if getattr(self, name) != getattr(default, name))
 
 
 class TrialReader:
@@ -52,6 +65,11 @@ class TrialReader:
         assert corpus is not None
         self.corpus, self.trials = corpus, corpus.open(path, images)
         trials = self.trials
+        self.cut: EpochReader | None = None
+        self.picks: list[int] | None = None
+        if settings.channel_set:
+            self._pick(CHANNEL_SETS[settings.channel_set])
+            trials = self.trials
         self.settings = settings = replace(settings, sfreq=settings.sfreq or trials.usual_sfreq or trials.sfreq)
         self.reference = trials.facts.reference or "unknown"
         self.span: slice | None = None
@@ -64,6 +82,10 @@ class TrialReader:
         self.rate = settings.sfreq or trials.sfreq
         if self.rate > trials.sfreq:
             raise UserError(f"sfreq is {self.rate:g}, but it must be above 0 and at most {trials.sfreq:g} Hz")
+        if isinstance(trials, RawTrials):
+            self.cut = EpochReader(trials, self.rate, settings.epochs)
+            self.trials, self.width = self.cut.trials, self.cut.width
+            return
         self.width = settings.samples or max(1, round(trials.seconds * self.rate))
         if self.rate == trials.sfreq and settings.high is None:
             return
@@ -73,7 +95,10 @@ class TrialReader:
             raise UserError(str(problem)) from problem
 
     def __call__(self, trial: int) -> tuple[Float[np.ndarray, "channels time"], Bool[np.ndarray, "time"]]:
+        if self.cut is not None:
+            return self.cut(trial), np.ones(self.width, bool)
         x_CxT = self.trials.signal(trial).astype(np.float64)
+        x_CxT = x_CxT if self.picks is None else x_CxT[self.picks]
         if self.span is not None:
             return x_CxT[:, self.span], np.ones(self.width, bool)
         y_CxT, n = x_CxT[:, : self.width], x_CxT.shape[1]
@@ -84,6 +109,18 @@ class TrialReader:
         stop, out = y_CxT.shape[1], np.zeros((len(x_CxT), self.width))
         out[:, :stop] = y_CxT - (y_CxT.mean(axis=1, keepdims=True) if self.trials.centred else 0)
         return out, np.arange(self.width) < stop
+
+    def _pick(self, names: Sequence[str]) -> None:
+        """Keep the channels `names`, in this order."""
+        trials = self.trials
+        if missing := [name for name in names if name not in trials.ch_names]:
+            raise UserError(f"{trials.source}: it has no channel {missing[0]}, which --channel-set asks for")
+        rows = [trials.ch_names.index(name) for name in names]
+        self.trials = replace(trials, ch_names=tuple(names))
+        if isinstance(self.trials, RawTrials):
+            self.trials = replace(self.trials, picks=tuple(self.trials.picks[i] for i in rows))
+        else:
+            self.picks = rows
 
     def plan(self) -> JsonDict:
         """Return what was done to the trials before they were published."""
@@ -104,6 +141,25 @@ class TrialTask:
     parts: str  # folder of parts
     trials: tuple[int, ...] = ()
     split: str = ""
+    whiteners: Mapping[int, Float[np.ndarray, "channels channels"]] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class WhitenerTask:
+    """The task of a child process: the whitener of a session."""
+
+    path: str
+    file_hash: str
+    settings: TrialSettings
+    images: str
+    session: int
+
+
+def fit_whitener(task: WhitenerTask, beat: Callable[[], None]) -> Float[np.ndarray, "channels channels"]:
+    """Return the matrix that whitens a session (`mvnn.whitener`)."""
+    cut = _reader(task.path, task.file_hash, task.settings, task.images).cut
+    assert cut is not None
+    return cut.whitener(task.session, beat)
 
 
 @lru_cache(maxsize=1)
@@ -119,6 +175,8 @@ def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
     def build(part: Path) -> PartSummary:
         reader = _reader(task.path, task.file_hash, task.settings, task.images)
         trials, rejects = reader.trials, list[RejectEntry]()
+        if reader.cut is not None:
+            reader.cut.whiteners = task.whiteners
         counts = parts.write_windows(part, _windows(task, reader, rejects), beat, averages=trials.timed)
         return {
             "dataset": trials.corpus,
@@ -137,7 +195,7 @@ def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
         }
 
     fingerprint = repr(replace(task, path="", images="", parts="", salt=inputs.salt_hash(task.salt)))
-    return parts.make(task.parts, task.file_hash, [fingerprint], started, build)
+    return parts.make(task.parts, task.file_hash, [fingerprint, *map(str, task.settings.later())], started, build)
 
 
 def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -> Iterator[Window]:

@@ -13,11 +13,20 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from etils import epath
 
-from dreamjax.console import log
+from dreamjax.console import log, progress
 from dreamjax.errors import UserError
+from dreamjax.parallel import environment
 from dreamjax.signals.datasets import records
-from dreamjax.signals.preparation import inputs
-from dreamjax.signals.preparation.convert_trials import TrialReader, TrialSettings, TrialTask, convert, identity_of
+from dreamjax.signals.preparation import inputs, workers
+from dreamjax.signals.preparation.convert_trials import (
+    TrialReader,
+    TrialSettings,
+    TrialTask,
+    WhitenerTask,
+    convert,
+    fit_whitener,
+    identity_of,
+)
 from dreamjax.signals.preparation.inputs import Done, Failed, PrepareOptions, ReportLayout
 from dreamjax.signals.preparation.recording_plan import THIN, robust_scale
 from dreamjax.signals.preparation.workers import Outcome
@@ -29,7 +38,7 @@ from dreamjax.typing import JsonDict
 
 SCALED_BY = 120  # trials of a person from which its robust scale comes, evenly spaced
 COMPARED = (  # what users choose, of the settings and the description of the splits
-    *("reading", "sfreq", "high", "samples"),
+    *("reading", "sfreq", "high", "samples", "channel_set", "tmin", "tmax", "baseline", "mvnn"),
     *("by", "number", "fractions", "fractions_of_images", "seed", "test", "val"),
 )
 CHUNK = 1000  # trials of a part
@@ -109,6 +118,7 @@ class TrialInputs:
             records.FORMAT,
             inputs.salt_hash(self.options.salt),
             self.licence,
+            *self.settings.later(),
         ])  # fmt: skip
 
     def differences(self, dataset: JsonDict) -> str:
@@ -128,6 +138,7 @@ class TrialInputs:
 
     def tasks(self, parts: Path, name: str) -> Sequence[TrialTask]:
         self._reject(self._unusable())
+        whiteners = self._whiteners()
         task = TrialTask(
             path=self.path,
             file_hash=self.source_files["trials"],
@@ -139,11 +150,36 @@ class TrialInputs:
             parts=str(parts),
         )
         return [
-            replace(task, trials=tuple(trials[first : first + CHUNK]), split=split)
+            replace(task, trials=chunk, split=split, whiteners=self._needed(chunk, whiteners))
             for split in self.reader.trials.split_names
             for trials in [np.flatnonzero(self.assigned.split == split).tolist()]
             for first in range(0, len(trials), CHUNK)
+            for chunk in [tuple(trials[first : first + CHUNK])]
         ]
+
+    def _whiteners(self) -> dict[int, np.ndarray]:
+        """Return session → its whitener, each fitted in a child process; {} where nothing is whitened."""
+        cut, options = self.reader.cut, self.options
+        if cut is None or self.settings.epochs.mvnn == "off":
+            return {}
+        sessions = cut.sessions(np.flatnonzero(self.assigned.split != UNUSED).tolist())
+        file_hash = self.source_files["trials"]
+        tasks = [WhitenerTask(self.path, file_hash, self.settings, options.stimuli, session) for session in sessions]
+        children = options.workers if options.workers is not None else environment.cores()
+        memory, whiteners = int(options.memory_gib * workers.GIB), dict[int, np.ndarray]()
+        ended = workers.run(fit_whitener, tasks, workers=children, timeout_s=options.timeout_s, memory=memory)
+        with progress("whiten", len(tasks)) as bar:
+            for outcome in ended:
+                if outcome.reason:
+                    raise UserError(f"{self.path}: {outcome.reason}; run the same again")
+                whiteners[outcome.task.session] = outcome.result
+                bar.advance(1)
+        cut.whiteners = whiteners
+        return whiteners
+
+    def _needed(self, trials: Sequence[int], whiteners: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        cut = self.reader.cut
+        return {session: whiteners[session] for session in cut.sessions(trials)} if cut and whiteners else {}
 
     def _unusable(self) -> dict[int, str]:
         """Return trial → why it is left out: its length, or its image if a folder of images is given."""
@@ -251,8 +287,14 @@ class TrialInputs:
             "causal": False,
             "samples": self.reader.width,
             "tmin": self.reader.trials.tmin,
+            **self._epochs(),
             **self._reading(),
         }
+
+    def _epochs(self) -> JsonDict:
+        epochs, chosen = self.settings.epochs, self.settings.channel_set
+        of_epochs = {"tmax": epochs.tmax, "baseline": list(epochs.span), "mvnn": epochs.mvnn} if self.reader.cut else {}
+        return ({"channel_set": chosen} if chosen else {}) | of_epochs
 
     def _reading(self) -> JsonDict:
         trials = self.reader.trials

@@ -188,15 +188,15 @@ def _open_files(folder: Path, images: str) -> TrialFiles:
     """Open trials that are a file each: FOLDER/train/sub-01/S1_1_1.pkl."""
     listed, entries = things_images.find(folder, images), []
     for part in FILES:
-        found = [
+        matches = [
             (int(match[1]), int(match[2]), int(match[3]), file)
             for file in (folder / part).glob("sub-*/S*.pkl")
             if (match := TRIAL.fullmatch(file.name))
         ]
-        if not found:
+        if not matches:
             raise UserError(f"{folder / part}: the trials of split {part} are missing, files such as sub-01/S1_1_1.pkl")
         shown = listed.train if part == "train" else listed.test
-        for person, number, _, file in sorted(found):
+        for person, number, _, file in sorted(matches):
             if not 1 <= number <= len(shown):
                 raise UserError(
                     f"{file}: it is of image {number}, but {listed.source} names {len(shown)} {part} images"

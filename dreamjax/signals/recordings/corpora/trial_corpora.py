@@ -21,7 +21,14 @@ from jaxtyping import Int
 
 from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.signals.recordings.corpora import eeg_imagenet, responses, things_eeg2, things_meg, things_meg_epochs
+from dreamjax.signals.recordings.corpora import (
+    eeg_imagenet,
+    responses,
+    things_eeg2,
+    things_meg,
+    things_meg_epochs,
+    things_raw,
+)
 from dreamjax.signals.recordings.corpora.eeg_imagenet import PublishedTrials
 from dreamjax.signals.recordings.corpora.recording_corpora import A_BLOCK_IS_A_CLASS
 from dreamjax.signals.recordings.corpora.things_eeg2 import ThingsTrials
@@ -287,10 +294,16 @@ def _images(trials: TrialSet, request: SplitRequest) -> Int[np.ndarray, "images"
 # -------------------------------------------------------------------------------------------------- table of corpora
 TRIAL_CORPORA = (
     TrialCorpus(
+        handles=things_raw.is_raw,
+        open=things_raw.open_raw,
+        assign=assign_published,
+        takes=("--subject", "--sfreq", "--tmin", "--tmax", "--baseline", "--mvnn", "--channel-set"),
+    ),
+    TrialCorpus(
         handles=things_eeg2.is_preprocessed,
         open=things_eeg2.open_preprocessed,
         assign=assign_published,
-        takes=("--subject", "--sfreq", "--samples", "--high"),
+        takes=("--subject", "--sfreq", "--samples", "--high", "--channel-set"),
     ),
     TrialCorpus(
         handles=lambda path: path.lower().endswith((".pth", ".pt")),
