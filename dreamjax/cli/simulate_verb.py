@@ -15,6 +15,7 @@ OF_RECORDINGS = (
     *("--subjects", "--minutes", "--channels", "--images-per-class", "--strength", "--order", "--format", "--sfreq"),
     *("--alpha-hz", "--missing-channels"),
 )
+THINGS = tuple(f"things-eeg2-{name}" for name in ("original", "nice", "ubp", "neurobridge", "adabrain", "raw"))
 BESIDE_LAYOUT = ("--minutes", "--order", "--format", "--sfreq", "--alpha-hz", "--missing-channels", "--pixels")
 
 
@@ -24,10 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     captioned = "draw N images with captions (metadata.jsonl) in place of recordings"
     add("--captioned", type=whole_number(1), metavar="N", help=captioned)
     layout = (
-        "eeg-imagenet: cut trials, splits and images as that corpus publishes them, classes in blocks; things-meg: MEG "
-        "runs (FIF in place of CTF folders), tables and epochs as that corpus publishes them (default: bids)"
+        "eeg-imagenet: cut trials, splits and images as that corpus publishes them, classes in blocks; things-eeg2-…: "
+        "as THINGS-EEG2 is passed on, --classes training and as many test concepts; things-meg: MEG runs (FIF in place "
+        "of CTF folders), tables and epochs as that corpus publishes them (default: bids)"
     )
-    add("--layout", choices=("bids", "eeg-imagenet", "things-meg"), default="bids", help=layout)
+    add("--layout", choices=("bids", "eeg-imagenet", "things-meg", *THINGS), default="bids", help=layout)
     add("--corrupt", action="store_true", help="with --layout eeg-imagenet: one image is damaged")
     add("--pixels", type=whole_number(1), default=64, help="side of the captioned images")
     add("--subjects", type=int, default=6, help="people to simulate")
@@ -65,6 +67,17 @@ def run(args: argparse.Namespace) -> JsonDict:
         names = [f.name for f in dataclasses.fields(things_meg_files.Layout) if hasattr(args, f.name)]
         chosen = {name: getattr(args, name) for name in names if f"--{name.replace('_', '-')}" in args.given}
         return things_meg_files.write(args.out, things_meg_files.Layout(**chosen))
+    if args.layout in THINGS:
+        from dreamjax.signals.simulation.things_eeg2_files import write_things_eeg2
+
+        refuse_beside(f"--layout {args.layout}", args, *BESIDE_LAYOUT, "--channels", "--corrupt")
+        size = {name: getattr(args, name) for name in ("subjects", "strength", "seed")}
+        concepts = {
+            "concepts": args.classes,
+            "test_concepts": args.classes,
+            "images_per_concept": args.images_per_class,
+        }
+        return write_things_eeg2(args.out, args.layout.removeprefix("things-eeg2-"), **size, **concepts)
     from dreamjax.signals.simulation import simulate
 
     refuse_without("--layout eeg-imagenet", args, "--corrupt")
@@ -88,6 +101,11 @@ def render(result: JsonDict) -> str:
             f"{counted(result['images'], 'image')} ({classes}, strength {result['strength']:g}) in {result['out']}: "
             f"runs in {', '.join(result['files'])}, epochs in {result['epochs']}, images in {result['images_folder']} "
             f"({result['seconds']} s)"
+    if result.get("layout") in THINGS:
+        return (
+            f"trials of {counted(result['subjects'], 'person', 'people')} at {result['train_images']} training and "
+            f"{result['test_images']} test images ({result['channels']} channels, strength {result['strength']:g}) in "
+            f"{result['eeg']}, images in {result['images']}"
         )
     if "layout" in result:
         return (

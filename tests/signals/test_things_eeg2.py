@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamjax.cli import main
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation.convert_trials import TrialSettings, identity_of
@@ -280,3 +281,16 @@ def test_strength_0_carries_nothing_and_features_can_be_given(tmp_path):
     assert np.isfinite(image_features([*train, *test])).all()
     assert not {image.file.split("/")[0] for image in train} & {image.file.split("/")[0] for image in test}
     assert Path(tmp_path / "given" / "image_set" / "test_images" / test[0].file).is_file()
+
+
+def test_is_simulated_and_prepared_by_command(tmp_path, capsys):
+    root = tmp_path / "set"
+    size = ["--subjects", "1", "--classes", "2", "--images-per-class", "2"]
+    assert main.main(["simulate", "--layout", "things-eeg2-original", "--out", str(root), *size]) == 0
+    assert "4 training and 2 test images (17 channels" in capsys.readouterr().out
+    command = ["prepare", str(root / "eeg"), "--stimuli", str(root / "image_set"), "--out", str(tmp_path / "out")]
+    assert main.main([*command, "--workers", "0", "--channel-set", "17"]) == 0
+    assert records.load_dataset(tmp_path / "out")["settings"]["channel_set"] == "17"
+    assert main.main([*command[:-1], str(tmp_path / "other"), "--workers", "0", "--channel-set", "63"]) == 2
+    assert "it has no channel Fp1, which --channel-set asks for" in capsys.readouterr().err
+    assert main.main([*command[:-1], str(tmp_path / "other"), "--mvnn", "off"]) == 2

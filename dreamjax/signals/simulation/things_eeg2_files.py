@@ -3,6 +3,7 @@
     eeg/sub-01/…                                   the trials, in one of the layouts of `corpora.things_layouts`
     image_set/image_metadata.npy                   the numbers of the images
     image_set/training_images/00001_circle/…       drawn images; test_images/ of other concepts
+    images/00001_circle/…                          the images of both folders in one, as training reads them
     truth.json                                     the settings
 
 A trial is a linear mixture: every feature of the image has a topography and a course over time after the onset, whose
@@ -16,6 +17,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -135,26 +137,28 @@ def _person(layout: ThingsLayout, number: int, features: int) -> _Person:
 
 def write_things_eeg2(
     out: epath.PathLike,
-    layout: ThingsLayout,
+    layout: ThingsLayout | str = "nice",
     features: Float[np.ndarray, "images features"] | None = None,
+    **size: Any,
 ) -> JsonDict:
     """Write a data set into the new folder `out`; return a summary.
 
     Args:
       out: a folder that does not exist, or is empty.
-      layout: its layout and size.
+      layout: its layout and size, or the layout's name and the size as `subjects=2, concepts=6, strength=0.5`.
       features: what the trials code of each image, the training images first; None: place, size, colour and shape.
 
     Raises:
       UserError: for a number that cannot be, and for a folder that is not empty.
     """
+    layout = ThingsLayout(layout, **size) if isinstance(layout, str) else layout
     train, test = drawn_concepts(layout)
     coded = image_features([*train, *test]) if features is None else np.asarray(features, np.float64)
     if coded.ndim != 2 or len(coded) != len(train) + len(test):
         raise UserError(f"simulate: features have shape {coded.shape}, but there are {len(train) + len(test)} images")
     of_split = {"train": coded[: len(train)], "test": coded[len(train) :]}
     with new_set(epath.Path(out), last=TRUTH) as root:
-        _write_images(root / "image_set", {"train": train, "test": test})
+        _write_images(root, {"train": train, "test": test})
         eeg = root / "eeg"
         for number in range(1, layout.subjects + 1):
             person = _person(layout, number, coded.shape[1])
@@ -165,9 +169,10 @@ def write_things_eeg2(
         (root / TRUTH).write_text(json.dumps(dataclasses.asdict(layout)))
     return {
         "out": str(out),
-        "layout": layout.layout,
+        "layout": f"things-eeg2-{layout.layout}",
         "eeg": str(epath.Path(out) / "eeg"),
-        "images": str(epath.Path(out) / "image_set"),
+        "image_set": str(epath.Path(out) / "image_set"),
+        "images": str(epath.Path(out) / "images"),
         "subjects": layout.subjects,
         "train_images": len(train),
         "test_images": len(test),
@@ -176,18 +181,19 @@ def write_things_eeg2(
     }
 
 
-def _write_images(folder: epath.Path, images: dict[str, list[Stimulus]]) -> None:
+def _write_images(root: epath.Path, images: dict[str, list[Stimulus]]) -> None:
     listed = {}
     for split, name in (("train", "training_images"), ("test", "test_images")):
         for image in images[split]:
-            path = folder / name / image.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as stream:
-                pillow().fromarray(draw(image, CONCEPT_PIXELS)).save(stream, format="JPEG", quality=95)
+            buffer = io.BytesIO()
+            pillow().fromarray(draw(image, CONCEPT_PIXELS)).save(buffer, format="JPEG", quality=95)
+            for folder in (root / "image_set" / name, root / "images"):
+                (folder / image.file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / image.file).write_bytes(buffer.getvalue())
         parts = [image.file.split("/") for image in images[split]]
         listed[f"{split}_img_concepts"] = [concept for concept, _ in parts]
         listed[f"{split}_img_files"] = [file for _, file in parts]
-    _save_dictionary(folder / "image_metadata.npy", listed)
+    _save_dictionary(root / "image_set" / "image_metadata.npy", listed)
 
 
 # ------------------------------------------------------------------------------------------------------------- layouts
