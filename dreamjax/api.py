@@ -44,7 +44,7 @@ def prepare(
     """Turn recordings into shards: filtered, referenced, resampled windows with splits by person.
 
     Args:
-        paths: recordings, folders or BIDS roots; or one file of published trials (EEG-ImageNet).
+        paths: recordings, folders or BIDS roots; or published trials (EEG-ImageNet, THINGS-EEG2, responses).
         out: the dataset folder to write.
         settings: band in Hz, rate in Hz, samples of a window, events; of published trials `TrialSettings`.
         options: splits, pseudonyms, workers.

@@ -15,7 +15,9 @@ OF_RECORDINGS = (
     *("--subjects", "--minutes", "--channels", "--images-per-class", "--strength", "--order", "--format", "--sfreq"),
     *("--alpha-hz", "--missing-channels"),
 )
-THINGS = tuple(f"things-eeg2-{name}" for name in ("original", "nice", "ubp", "neurobridge", "adabrain", "raw"))
+THINGS = tuple(
+    f"things-eeg2-{name}" for name in ("original", "nice", "ubp", "neurobridge", "adabrain", "raw", "alljoined")
+)
 BESIDE_LAYOUT = ("--minutes", "--order", "--format", "--sfreq", "--alpha-hz", "--missing-channels", "--pixels")
 
 

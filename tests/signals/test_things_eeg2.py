@@ -16,8 +16,8 @@ from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation.convert_trials import TrialSettings, identity_of
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
-from dreamjax.signals.recordings.corpora import things_eeg2
-from dreamjax.signals.recordings.corpora.things_layouts import CAP_ORDER, CHANNELS_17, CHANNELS_63
+from dreamjax.signals.recordings.corpora import things_eeg2, things_images
+from dreamjax.signals.recordings.corpora.things_layouts import CAP_ORDER, CHANNELS_17, CHANNELS_63, NOTES
 from dreamjax.signals.recordings.identity import SplitRequest, identity
 from dreamjax.signals.simulation.things_eeg2_files import (
     ThingsLayout,
@@ -294,3 +294,51 @@ def test_is_simulated_and_prepared_by_command(tmp_path, capsys):
     assert main.main([*command[:-1], str(tmp_path / "other"), "--workers", "0", "--channel-set", "63"]) == 2
     assert "it has no channel Fp1, which --channel-set asks for" in capsys.readouterr().err
     assert main.main([*command[:-1], str(tmp_path / "other"), "--mvnn", "off"]) == 2
+
+
+def test_alljoined_is_read_by_its_table(tmp_path):
+    write_things_eeg2(tmp_path / "set", "alljoined", **SMALL)
+    root = tmp_path / "set"
+    result = made(root, tmp_path / "out", stimuli=str(root / "images"))
+    assert result.splits == {"train": TRAIN, "test": TEST}
+    assert records.load_dataset(tmp_path / "out")["design"]["notes"] == [NOTES["alljoined"]]
+    content = pickle.loads((root / "eeg/sub-01/preprocessed_eeg_test_flat.npy").read_bytes())
+    lines = (root / "eeg/sub-01/experiment_metadata.csv").read_text().splitlines()[1:]
+    rows = [line.split(",") for line in lines if line.startswith("stim_test") and line.endswith("False")]
+    shown = list(records.read_windows(tmp_path / "out", "test"))[: len(rows)]
+    assert shown[0].dataset == "alljoined-1.6m"
+    for window, (_, _, image, _), trial in zip(shown, rows, content["preprocessed_eeg_data"], strict=True):
+        assert image.endswith(window.stimulus)
+        np.testing.assert_allclose(window.signal, trial, atol=np.ptp(trial, axis=1).max() / 65534)
+    assert len({window.session for window in shown}) == 4
+    (root / "eeg/sub-01/experiment_metadata.csv").write_text("\n".join(["partition,session,image_path", *lines[:3]]))
+    with pytest.raises(UserError, match=r"8 trials, but .*experiment_metadata\.csv names 3 of split train"):
+        made(root, tmp_path / "other", stimuli=str(root / "images"))
+    (root / "eeg/sub-01/experiment_metadata.csv").unlink()
+    with pytest.raises(UserError, match="missing, the table of the images that were shown"):
+        made(root, tmp_path / "other", stimuli=str(root / "images"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"times": [0.0] * 250}, "its 250 times are not those of 250 samples"),
+        ({"times": [np.inf] * 250}, "its 250 times are not those of 250 samples"),
+        ({"times": "never"}, "times: this is not an array of numbers"),
+        ({"ch_names": [1] * 63}, "ch_names: this is not a list of names"),
+        ({"ch_names": ["O1"]}, "for 1 channels, not"),
+        ({"preprocessed_eeg_data": np.zeros((2, 63, 250), bool)}, "an array of bool, not of numbers"),
+    ],
+)
+def test_reports_damaged_dictionaries(tmp_path, change, message):
+    root = nice(tmp_path)
+    path = root / "eeg" / "sub-01" / "preprocessed_eeg_test.npy"
+    path.write_bytes(pickle.dumps(pickle.loads(path.read_bytes()) | change))
+    with pytest.raises(UserError, match=message):
+        made(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "a/../../x.jpg", "..", "c:/x.jpg", ""])
+def test_refuses_images_outside_of_their_folder(name):
+    with pytest.raises(UserError, match="is not the path of an image"):
+        things_images.relative(name, "the list")

@@ -104,7 +104,7 @@ class TrialInputs:
     @property
     def paths(self) -> Sequence[str]:
         read = (self.options.splits.file, self.options.stimuli, self.reader.trials.image_folder)
-        return [self.path, *self.reader.trials.files, *filter(None, read)]
+        return [self.path, *filter(None, read)]
 
     def settings_hash(self) -> str:
         shares = dict(self.options.splits.fractions or self.reader.trials.shares)

@@ -29,7 +29,7 @@ from dreamjax.signals.simulation.stimuli import SHAPES, Stimulus, draw, new_set
 from dreamjax.storage.image_files import pillow
 from dreamjax.typing import JsonDict
 
-LAYOUTS = ("original", "nice", "ubp", "neurobridge", "adabrain", "raw")
+LAYOUTS = ("original", "nice", "ubp", "neurobridge", "adabrain", "raw", "alljoined")
 TRUTH = "truth.json"
 CONCEPT_PIXELS = 48
 HUES = 6
@@ -61,7 +61,7 @@ class ThingsLayout:
 
     @property
     def ch_names(self) -> tuple[str, ...]:
-        of_layout = {"original": CHANNELS_17, "adabrain": CAP_ORDER, "raw": CAP_ORDER}
+        of_layout = {"original": CHANNELS_17, "adabrain": CAP_ORDER, "raw": CAP_ORDER, "alljoined": CHANNELS_63[::2]}
         return of_layout.get(self.layout, CHANNELS_63)
 
     @property
@@ -272,6 +272,31 @@ def _adabrain(eeg: epath.Path, number: int, layout: ThingsLayout, person: _Perso
                 (folder / f"S{number}_{image + 1}_{repetition + 1}.pkl").write_bytes(content)
 
 
+def _alljoined(eeg: epath.Path, number: int, layout: ThingsLayout, person: _Person, features: Features) -> None:
+    """Write single trials in a random order, and the table of what was shown."""
+    rows = ["partition,session,image_path,dropped"]
+    for split, name, images, count in zip(
+        features,
+        ("training", "test"),
+        drawn_concepts(layout),
+        (layout.repetitions, layout.test_repetitions),
+        strict=True,
+    ):
+        shown = person.rng.permutation(np.repeat(np.arange(len(images)), count))
+        content = {
+            "preprocessed_eeg_data": person.trials(features[split][shown], 1)[:, 0],
+            "ch_names": list(layout.ch_names),
+            "times": layout.times,
+        }
+        path = _folder(eeg, number) / f"preprocessed_eeg_{name}_flat.npy"
+        path.write_bytes(pickle.dumps(content, protocol=5))
+        sessions = np.sort(np.arange(len(shown)) % layout.sessions) + 1
+        for image, session in zip(shown.tolist(), sessions.tolist(), strict=True):
+            rows += [f"stim_{split},{session},images/{images[image].file},False"]
+        rows += [f"stim_{split},1,images/{images[0].file},True"]  # a trial that was dropped
+    (_folder(eeg, number) / "experiment_metadata.csv").write_text("\n".join(rows) + "\n")
+
+
 def _raw(eeg: epath.Path, number: int, layout: ThingsLayout, person: _Person, features: Features) -> None:
     """Write the recordings of every session: responses in slow noise, V, with the numbers of the images."""
     for session in range(layout.sessions):
@@ -322,4 +347,5 @@ WRITERS: dict[str, Writer] = {
     "neurobridge": _neurobridge,
     "adabrain": _adabrain,
     "raw": _raw,
+    "alljoined": _alljoined,
 }

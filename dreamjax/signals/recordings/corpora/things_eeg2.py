@@ -5,6 +5,7 @@ Its preprocessed trials are published in five layouts (see `things_layouts`), a 
     FOLDER/sub-01/preprocessed_eeg_training.npy, preprocessed_eeg_test.npy      original, NICE, ATM
     FOLDER/sub-01/train.pt, test.pt                                             UBP
     FOLDER/sub-01/train.npy, test.npy, FOLDER/info.json                         NeuroBridge, SAMGA
+    FOLDER/sub-01/preprocessed_eeg_training_flat.npy, …, experiment_metadata.csv  Alljoined-1.6M, another corpus
     FOLDER/train/sub-01/S1_1_1.pkl …, FOLDER/test/sub-01/…                      AdaBrain: S<person>_<image>_<repetition>
 
 Nothing is unpickled, and the samples stay in the files. Every repetition is a trial.
@@ -41,6 +42,14 @@ THINGS_EEG2 = Corpus(
         "sequence": "rapid serial presentation: 0.1 s an image, 0.2 s from image to image, so that responses overlap",
         "splits": "test images are of 200 concepts that no training image shows",
     },
+)
+ALLJOINED = Corpus(
+    name="alljoined-1.6m",
+    path=r"$^",
+    licence="unknown",
+    source="https://github.com/Alljoined/Alljoined-1.6M",
+    reference="unknown",
+    design={"sequence": "rapid serial presentation, as THINGS-EEG2", "device": "Emotiv, 32 channels"},
 )
 PERSON = re.compile(r"sub-(\d+)")
 TRIAL = re.compile(r"S(\d+)_(\d+)_(\d+)\.pkl")
@@ -131,7 +140,7 @@ def open_preprocessed(path: str, images: str = "") -> ThingsTrials:
                 raise UserError(
                     f"{person}: {wanted} is missing, the trials of split {split}; fetch it, or take {there} out"
                 )
-            blocks.append((number, split, things_layouts.read_block(present[0])))
+            blocks.append((number, split, things_layouts.read_block(present[0], split)))
     _check_alike([block for _, _, block in blocks])
     listed = None if all(block.images for _, _, block in blocks) else things_images.find(folder, images)
     return _of_blocks(path, images, blocks, listed)
@@ -161,7 +170,11 @@ def _of_blocks(path: str, images: str, blocks: list[tuple[int, str, Block]], lis
         shown = shown or list(listed.of(part, rows, block.source) if listed else ())
         count = rows * repetitions
         image = np.array([names.setdefault(name, len(names)) for name in shown])
-        session = np.zeros(count, int) if block.session is None else block.session.reshape(-1).astype(int) + 1
+        session = (
+            np.zeros(count, int)
+            if block.session is None
+            else np.clip(np.nan_to_num(block.session), 0, 98).reshape(-1).astype(int) + 1
+        )
         values = (np.repeat(image, repetitions), np.full(count, person), np.full(count, number),
                   np.repeat(np.arange(rows), repetitions), np.tile(np.arange(repetitions), rows), session)  # fmt: skip
         for column, value in zip(columns.values(), values, strict=True):
@@ -244,9 +257,9 @@ def _common(
     labels = sorted({name.rpartition("/")[0] for name in listed})
     place = {label: i for i, label in enumerate(labels)}
     return {
-        "facts": THINGS_EEG2,
+        "facts": ALLJOINED if layout == "alljoined" else THINGS_EEG2,
         "source": path,
-        "format": f"things-eeg2 {layout}",
+        "format": layout if layout == "alljoined" else f"things-eeg2 {layout}",
         "image": image,
         "label": np.array([place[name.rpartition("/")[0]] for name in listed])[image],
         "labels": tuple(labels),

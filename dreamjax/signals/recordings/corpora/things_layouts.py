@@ -7,9 +7,12 @@ ubp           {eeg, img, session, …} by torch.save, half precision      UBP; w
 neurobridge   (concepts, images, repetitions, channels, samples) with   NeuroBridge, SAMGA; whitened or z-scored
               info.json, or the same pickled as `data`
 adabrain      a pickle {X, Y} for every trial                           AdaBrain-Bench; whitened on train
+alljoined     as nice, (trials, channels, samples), the images in       Alljoined-1.6M, a corpus of the same design
+              experiment_metadata.csv
 """
 
-from dataclasses import dataclass
+import csv
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +26,15 @@ from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.storage.checkpoint_files.pickle_reader import Value
 
 FILES = {
-    "train": ("preprocessed_eeg_training.npy", "train.pt", "train.npy"),
-    "test": ("preprocessed_eeg_test.npy", "test.pt", "test.npy"),
+    "train": ("preprocessed_eeg_training.npy", "train.pt", "train.npy", "preprocessed_eeg_training_flat.npy"),
+    "test": ("preprocessed_eeg_test.npy", "test.pt", "test.npy", "preprocessed_eeg_test_flat.npy"),
 }
 NOTES = {
     "original": "whitened with a covariance of training and test trials, as released",
     "nice": "whitened with a covariance of training trials, as released",
     "ubp": "whitened with a covariance of training trials, as released",
     "neurobridge": "whitened or z-scored with statistics of training trials, as released; the files do not say which",
+    "alljoined": "whitened in every session with a covariance of training trials, as released",
     "adabrain": "whitened with a covariance of training trials, as released",
 }
 _SORTED = """Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 FT10
@@ -46,6 +50,8 @@ EXPECTED = (
     "trials of THINGS-EEG2 are a dictionary with preprocessed_eeg_data, eeg or data, or an array with info.json: fetch "
     "the file again"
 )
+SHORTEST_S = 1e-6  # from sample to sample
+TABLE, COLUMNS = "experiment_metadata.csv", ("partition", "session", "image_path")
 CHANNEL_SETS = {"63": CHANNELS_63, "17": CHANNELS_17}
 _NORMAL = {name.lower(): name for name in CHANNELS_63}
 
@@ -68,7 +74,7 @@ def normal(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(_NORMAL.get(name.lower(), name) for name in names)
 
 
-def read_block(path: Path) -> Block:
+def read_block(path: Path, split: str) -> Block:
     """Open the trials of a person and split; the samples stay in the file. Raise UserError for another content."""
     content, layout = torch_files.read(path), "nice"
     if isinstance(content, np.ndarray) and content.dtype == object and content.size == 1:
@@ -82,8 +88,10 @@ def read_block(path: Path) -> Block:
         if key in content:
             if missing := [name for name in ("ch_names", "times") if name not in content]:
                 raise UserError(f"{path}: it lacks {missing[0]}; fetch the file again")
-            made = _block(path, of, content[key], content["ch_names"], content["times"])
-            return _with_images(made, content) if of == "ubp" else made
+            data = numbers(content[key], str(path))
+            flat = key == "preprocessed_eeg_data" and data.ndim == 3
+            made = _block(path, "alljoined" if flat else of, data, content["ch_names"], content["times"])
+            return _with_table(made, split) if flat else _with_images(made, content) if of == "ubp" else made
     has = ", ".join(str(key)[:40] for key in list(content)[:5]) or "nothing"
     raise UserError(f"{path}: it has {has}; {EXPECTED}")
 
@@ -105,14 +113,18 @@ def _block(path: Path, layout: str, data: Value, names: Value, times: Value) -> 
     array, ch_names = numbers(data, str(path)), normal(strings(names, f"{path}, ch_names"))
     if layout == "neurobridge" and array.ndim == 5:
         array = array.reshape(-1, *array.shape[2:])
+    if layout == "alljoined":
+        array = array[:, None]
     if array.ndim != 4 or 0 in array.shape or array.shape[2] != len(ch_names):
         raise UserError(
             f"{path}: its trials have shape {array.shape} for {len(ch_names)} channels, not (images, repetitions, "
             "channels, samples); fetch the file again"
         )
     seconds = numbers(times, f"{path}, times").astype(np.float64).reshape(-1)[-array.shape[3] :]
-    if len(seconds) != array.shape[3] or not (np.diff(seconds) > 0).all():
-        raise UserError(f"{path}: {len(seconds)} times for {array.shape[3]} samples; fetch the file again")
+    if len(seconds) != array.shape[3] or not (np.isfinite(seconds).all() and (np.diff(seconds) > SHORTEST_S).all()):
+        raise UserError(
+            f"{path}: its {len(seconds)} times are not those of {array.shape[3]} samples; fetch the file again"
+        )
     return Block(str(path), layout, array, ch_names, seconds)
 
 
@@ -127,11 +139,28 @@ def _with_images(block: Block, content: dict) -> Block:
     session = numbers(content["session"], f"{block.source}, session") if "session" in content else None
     if session is not None and session.shape != (rows, repetitions):
         session = None
-    return Block(
-        **{k: v for k, v in vars(block).items() if k not in ("images", "session")},
-        images=names[:: len(names) // rows],
-        session=session,
-    )
+    return replace(block, images=names[:: len(names) // rows], session=session)
+
+
+def _with_table(block: Block, split: str) -> Block:
+    """Return a block of single trials with the images and sessions that `experiment_metadata.csv` states."""
+    path = Path(block.source).with_name(TABLE)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: missing, the table of the images that were shown; published as experiment_metadata.parquet, "
+            "which pandas.read_parquet(…).to_csv(…) converts"
+        )
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        rows = list(csv.DictReader(stream))
+    if missing := [name for name in COLUMNS if not rows or name not in rows[0]]:
+        raise UserError(f"{path}: it lacks the column {missing[0]}; it has {', '.join(COLUMNS)} as published")
+    rows = [r for r in rows if r["partition"] == f"stim_{split}" and r.get("dropped", "") not in ("True", "true", "1")]
+    if len(rows) != len(block.array):
+        raise UserError(f"{block.source}: {len(block.array)} trials, but {path} names {len(rows)} of split {split}")
+    if bad := [r["session"] for r in rows if not str(r["session"]).isdigit()]:
+        raise UserError(f"{path}: the session {bad[0]!r:.40} is not a whole number")
+    session = np.array([[int(r["session"]) - 1] for r in rows])
+    return replace(block, images=tuple(r["image_path"] for r in rows), session=session)
 
 
 def _info(path: Path) -> dict:
