@@ -103,6 +103,7 @@ def render(result: JsonDict) -> str:
             f"{counted(result['images'], 'image')} ({classes}, strength {result['strength']:g}) in {result['out']}: "
             f"runs in {', '.join(result['files'])}, epochs in {result['epochs']}, images in {result['images_folder']} "
             f"({result['seconds']} s)"
+        )
     if result.get("layout") in THINGS:
         return (
             f"trials of {counted(result['subjects'], 'person', 'people')} at {result['train_images']} training and "

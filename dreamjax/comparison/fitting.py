@@ -128,9 +128,7 @@ def _by_gradients(
         if name == "last" or name in judges:
             by: str | None = None if name == "last" else name
             params[name] = [runs.params(i, by) for i in range(len(timed))]
-            epochs[name] = [
-                config.epochs if by is None else int(runs.best_epoch[by][i]) for i in range(len(timed))
-            ]
+            epochs[name] = [config.epochs if by is None else int(runs.best_epoch[by][i]) for i in range(len(timed))]
     return params, epochs, {"loss": runs.losses} | dict(runs.scores)
 
 
