@@ -41,13 +41,13 @@ class EpochTrials(TrialSet):
 
     epochs: Sequence[Any]  # mne.Epochs of each person, whose signal stays on disk
     picks: Sequence[Sequence[int]]  # MEG channels of each, in one order
-    place: Int[np.ndarray, "trials 2"]  # person's place in `epochs`, place of the trial in them
+    of_person: Int[np.ndarray, "trials 2"]  # person's place in `epochs`, place of the trial in them
     published: Sequence[str]  # split of each trial
     sessions: Sequence[str]  # of each trial; "" where it is not known
     catch: int  # catch trials
 
     def signal(self, trial: int) -> Float32[np.ndarray, "channels time"]:
-        person, i = self.place[trial].tolist()
+        person, i = self.of_person[trial].tolist()
         with quiet():
             x_CxT = self.epochs[person].get_data(picks=self.picks[person], item=[i], copy=True)[0]
         return np.asarray(x_CxT, np.float32)
@@ -116,7 +116,7 @@ def open_trials(path: str, images: str = "") -> EpochTrials:
         xyz=None if xyz is None else np.asarray(xyz[list(picks[0])], np.float32),
         epochs=epochs,
         picks=picks,
-        place=np.array([(k, i) for k, i, _ in kept]).reshape(-1, 2),
+        of_person=np.array([(k, i) for k, i, _ in kept]).reshape(-1, 2),
         published=published,
         sessions=[row.get("session_nr", "") for _, _, row in kept],
         notes=(NOTE,),
