@@ -70,7 +70,7 @@ def _number_or_none(text: str) -> float | None:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("paths", nargs="+", metavar="PATH", help="recordings, folders or BIDS roots")
+    add("paths", nargs="+", metavar="PATH", help="recordings, folders or BIDS roots; or published trials")
     add("--out", metavar="FOLDER", help="the dataset folder to write")
     add("--list-events", action="store_true", help="print the events of the recordings and write nothing")
 

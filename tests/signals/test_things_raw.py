@@ -171,3 +171,10 @@ def test_targets_are_no_trials():
     stim[10:20], stim[30:40], stim[50:60], stim[60:70] = 7, 99999, 3, 5
     at, code = things_raw.onsets(stim)
     assert (at.tolist(), code.tolist()) == ([10, 50, 60], [7, 3, 5])
+
+
+def test_leaves_out_trials_beyond_the_recording(raw, tmp_path):
+    result = made(raw, tmp_path / "out", TrialSettings(sfreq=50.0, epochs=EpochSettings(tmax=1.6, mvnn="off")))
+    assert set(result.rejected) == {"its recording does not hold it whole"}
+    assert 0 < result.rejected["its recording does not hold it whole"] < 10
+    assert all(window.valid.all() for window in records.read_windows(tmp_path / "out", "test"))

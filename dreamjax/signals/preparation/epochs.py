@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamjax.errors import UserError
+from dreamjax.parallel import environment
 from dreamjax.signals.preparation import filters, mvnn
 from dreamjax.signals.recordings.corpora.things_eeg2 import UNIT
 from dreamjax.signals.recordings.corpora.things_raw import RawTrials
@@ -67,8 +68,9 @@ class EpochReader:
         self.whiteners: Mapping[int, Float[np.ndarray, "channels channels"]] = {}
 
     def __call__(self, trial: int) -> Float[np.ndarray, "channels time"]:
-        epoch = self.unwhitened(trial)
-        return self.whiteners[self.session(trial)] @ epoch if self.settings.mvnn != "off" else epoch
+        with environment.single_blas_thread():
+            epoch = self.unwhitened(trial)
+            return self.whiteners[self.session(trial)] @ epoch if self.settings.mvnn != "off" else epoch
 
     def unwhitened(self, trial: int) -> Float[np.ndarray, "channels time"]:
         return self.trials.samples(trial, self.first + self.low, self.first + self.high) @ self.cut
@@ -84,6 +86,10 @@ class EpochReader:
     def whitener(self, session: int, beat: Callable[[], None]) -> Float[np.ndarray, "channels channels"]:
         """Return Σ^(-1/2) of a session, whose trials are read once, a condition at a time."""
         of_session = self.trials.subject * 1000 + self.trials.session == session
+        with environment.single_blas_thread():
+            return self._whitener(of_session, beat)
+
+    def _whitener(self, of_session: np.ndarray, beat: Callable[[], None]) -> Float[np.ndarray, "channels channels"]:
         released = self.settings.mvnn == "as_released"
         covariances = []
         for split in ("train", "test") if released else ("train",):
@@ -113,7 +119,6 @@ def described(trials: RawTrials, settings: EpochSettings, rate: float, width: in
     return replace(
         trials,
         length=np.where(whole, samples, 0),
-        lengths=(1, samples),
         seconds=width / rate,
         tmin=settings.tmin,
         unit=UNIT if white else trials.unit,

@@ -187,8 +187,9 @@ class TrialInputs:
         used = np.flatnonzero(self.assigned.split != UNUSED).tolist()
         low, high = trials.lengths
         reasons = {i: f"not {low} to {high} samples long" for i in used if not low <= trials.length[i] <= high}
+        reasons |= {i: "its recording does not hold it whole" for i in reasons if not trials.length[i]}
         folder = trials.image_folder or options.stimuli
-        if folder.lower().endswith(".zip"):
+        if folder.lower().endswith(".zip") and Path(folder).is_file():
             to = PurePosixPath(folder).stem
             unpack = f"python -m zipfile -e {folder} {to}"
             log.info("training reads the images from a folder: %s, then --config.target.folder=%s", unpack, to)
