@@ -3,7 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from dreamjax.models.brain_layers import Statistic
 from dreamjax.models.projections import LayerRouter
 from dreamjax.systems.pytorch import brain_encoders as twins
 from dreamjax.systems.pytorch import channel_tokens
@@ -94,3 +96,19 @@ def test_router_starts_at_the_centre_and_ignores_people_at_evaluation():
     biased = weights[:, 4] > 0.5
     assert abs(biased[:2000].mean() - 0.7) < 0.04
     assert not biased[2000:].any()
+
+
+@pytest.mark.parametrize("name", ["NICE", "EEGNET", "DEEP4"])
+def test_several_models_at_once_equal_each_alone(name):
+    network = getattr(brain_encoders, name)
+    arguments = TINY | {"pool": 2, "taps": 4, "dim": 3} if name == "DEEP4" else TINY
+    trials, key = brain_twins.trials(5, 84, subject=SUBJECT), jax.random.key(0)
+    alone = [network.init(arguments, jax.random.key(seed)) for seed in (1, 2)]
+
+    def encode(params, key):
+        model = network.bind(arguments, params)
+        return model(trials, key), nnx.to_pure_dict(nnx.state(model, Statistic))
+
+    together = jax.jit(jax.vmap(encode, (0, None)))(jax.tree.map(lambda *x: np.stack(x), *alone), key)
+    one_by_one = jax.tree.map(lambda *x: np.stack(x), *(jax.jit(encode)(params, key) for params in alone))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), together, one_by_one)
