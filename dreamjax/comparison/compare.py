@@ -52,7 +52,7 @@ def _do(job: Job, request: Request, workdir: epath.PathLike) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with locks.held(folder / "lock", job.name):
         if run_folder.result_of(workdir, job) is None:
-            run_folder.write(workdir, job, fitting.fit(job, request.protocol))
+            run_folder.write(workdir, job, fitting.fit(job))
 
 
 def write(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], missing: dict[str, str]) -> Comparison:

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dreamjax.comparison.jobs import Job
-from dreamjax.comparison.protocols import Protocol
 from dreamjax.errors import UserError
 from dreamjax.metrics import retrieval
 from dreamjax.metrics.retrieval import Ranks
@@ -43,14 +42,14 @@ class Fitted:
     seconds: float
 
 
-def fit(job: Job, protocol: Protocol) -> Fitted:
+def fit(job: Job) -> Fitted:
     """Train the runs of a job and score them on its test trials. Raise UserError for runs that are not finite."""
     began = time.monotonic()
     tasks = [registry.build(config) for config in job.configs]
     for task in tasks[1:]:  # they differ in nothing but their seeds
         task.__dict__.update(vectors=tasks[0].vectors, sizes=tasks[0].sizes)  # type: ignore[attr-defined]
     if Vectorises in capabilities(tasks[0]):
-        params, epochs, curves = _by_gradients(job, protocol, tasks)
+        params, epochs, curves = _by_gradients(job, tasks)
         key = program.run_key(job.configs[0].seed, b"init")
         floor = {UNTRAINED: [jax.jit(tasks[0].init)(key).params]}
     else:
@@ -84,16 +83,16 @@ def _counts(params: PyTree) -> dict[str, int]:
 
 
 def _by_gradients(
-    job: Job, protocol: Protocol, tasks: Sequence[Any]
+    job: Job, tasks: Sequence[Any]
 ) -> tuple[dict[str, list[PyTree]], dict[str, list[int]], dict[str, np.ndarray]]:
     task, config = tasks[0], job.configs[0]
     if not config.epochs:
         raise UserError(f"{job.system}: epochs is 0, but a comparison counts passes; give --epochs")
     train = task.examples("train")
     splits: dict[str, str] = {}
-    if "held_out" in protocol.checkpoints and config.data.validation != "none":
+    if "held_out" in job.checkpoints:
         splits["held_out"] = "val"
-    if "test" in protocol.checkpoints:
+    if "test" in job.checkpoints:
         splits["test"] = "test"
     judges = {}
     for judge, split in splits.items():
@@ -124,7 +123,7 @@ def _by_gradients(
         raise UserError(f"{job.name}: the loss is not finite; lower the learning rate")
     params: dict[str, list[PyTree]] = {}
     epochs: dict[str, list[int]] = {}
-    for name in protocol.checkpoints:
+    for name in job.checkpoints:
         if name == "last" or name in judges:
             by: str | None = None if name == "last" else name
             params[name] = [runs.params(i, by) for i in range(len(timed))]

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dreamjax import config as configs
-from dreamjax.comparison.protocols import People, Protocol
+from dreamjax.comparison.protocols import Checkpoint, People, Protocol
 from dreamjax.errors import UserError, nearest
 from dreamjax.systems import registry
 from dreamjax.systems.base import Retrieves, capabilities
@@ -50,6 +50,7 @@ class Job:
     system: str
     fold: str
     configs: tuple[Any, ...]  # one for each seed
+    checkpoints: tuple[Checkpoint, ...]  # that are scored, the one that counts first
 
     @property
     def name(self) -> str:
@@ -75,8 +76,17 @@ def jobs(request: Request) -> list[Job]:
             data = dataclasses.replace(base.data, people=trained, test_people=tested)
             seeds = range(request.seeds) if hasattr(base, "optim") else range(1)  # a closed form has no random part
             each = tuple(dataclasses.replace(base, data=data, seed=base.seed + seed) for seed in seeds)
-            made.append(Job(system, fold, each))
+            made.append(Job(system, fold, each, _checkpoints(system, request.protocol, data)))
     return made
+
+
+def _checkpoints(system: str, protocol: Protocol, data: ResponseConfig) -> tuple[Checkpoint, ...]:
+    """Return the checkpoints that are scored: the protocol's, or what the publication chose and the last epoch."""
+    chosen = protocol.checkpoints
+    if protocol.published:
+        published = getattr(registry.find(system.partition(":")[0]), "published", {})
+        chosen = tuple(dict.fromkeys((published.get("choice", "last"), "last")))
+    return tuple(one for one in chosen if one != "held_out" or data.validation != "none")
 
 
 def _folds(people: People, names: Sequence[str]) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:

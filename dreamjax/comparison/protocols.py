@@ -12,10 +12,11 @@ from dreamjax.errors import UserError, nearest
 
 People = Literal["in_subject", "joint", "leave_one_out"]
 Checkpoint = Literal["held_out", "last", "test"]
-IN_WORDS = {
-    "held_out": "best on held-out concepts",
-    "last": "last epoch",
-    "test": "selected on test: not a result",
+IN_WORDS = {"last": "last epoch", "test": "selected on test: not a result"}
+HELD_OUT_IN_WORDS = {  # by data.validation
+    "concepts": "best on held-out concepts",
+    "images": "best on held-out images of trained concepts",
+    "timeline": "best on the end of each session",
 }
 PEOPLE_IN_WORDS = {
     "in_subject": "one model a person",
@@ -32,7 +33,7 @@ class Protocol:
     summary: str  # one sentence, for the table
     people: People
     data: Mapping[str, Any] = field(default_factory=dict)  # fields of the config group `data`
-    checkpoints: tuple[Checkpoint, ...] = ("held_out", "last")  # the first one ranks the systems
+    checkpoints: tuple[Checkpoint, ...] = ("held_out", "last")  # the first one ranks the systems; else `published`
     headline: int = 1  # k of the top-k accuracy by which systems are compared
     published: bool = False  # each system is trained and chosen as its publication did
 
@@ -52,7 +53,6 @@ PROTOCOLS = {
             "Every system as its publication trained and chose it; where that was by the test set, the column says so.",
             "in_subject",
             {"test_repeats": "average"},
-            ("last", "test"),
             published=True,
         ),
         Protocol(
@@ -71,6 +71,11 @@ PROTOCOLS = {
         ),
     )
 }
+
+
+def in_words(checkpoint: str, validation: str) -> str:
+    """Return how a checkpoint was chosen; `validation`: what was held out (`data.validation`)."""
+    return HELD_OUT_IN_WORDS[validation] if checkpoint == "held_out" else IN_WORDS[checkpoint]
 
 
 def find(name: str) -> Protocol:

@@ -8,10 +8,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from dreamjax.comparison import run_folder
+from dreamjax.comparison import protocols, run_folder
 from dreamjax.comparison.fitting import SHUFFLED, UNTRAINED
 from dreamjax.comparison.jobs import Job, Request
-from dreamjax.comparison.protocols import IN_WORDS, PEOPLE_IN_WORDS
+from dreamjax.comparison.protocols import PEOPLE_IN_WORDS
 from dreamjax.metrics import bootstrap, crossed, paired, retrieval
 from dreamjax.metrics.bootstrap import Interval
 from dreamjax.metrics.retrieval import Ranks
@@ -106,7 +106,7 @@ def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], miss
         gallery = max(one["gallery"] for one in stored)
         sizes = [one["gallery"] for one in stored]
         answers = {}
-        for name in [n for n in (*request.protocol.checkpoints, *CONTROLS) if n in loaded[0][0]]:
+        for name in [n for n in (*done[0].checkpoints, *CONTROLS) if n in loaded[0][0]]:
             parts = [
                 (ranks[name], arrays["person"], arrays["image"], size)
                 for (ranks, arrays), size in zip(loaded, sizes, strict=True)
@@ -119,6 +119,7 @@ def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], miss
         systems[system] = {
             "checkpoints": {name: _values(one) for name, one in answers.items()},
             "parameters": stored[0]["parameters"],
+            "validation": stored[0]["validation"],
             "epochs": {name: [e for one in stored for e in one["epochs"].get(name, [])] for name in answers},
             "seconds": round(sum(one["seconds"] for one in stored), 1),
             "by_person": _by_person(first, request.protocol.headline),
@@ -186,7 +187,7 @@ def _scores(result: Comparison) -> Section:
     rows = []
     for name, one in result.systems.items():
         for checkpoint, values in one["checkpoints"].items():
-            what = (IN_WORDS | CONTROLS)[checkpoint]
+            what = CONTROLS.get(checkpoint) or protocols.in_words(checkpoint, one["validation"])
             cells = [_percent(values[f"top{k}"]) for k in TOPS]
             sizes = [f"{one['parameters'][part]:,}" for part in ("encoder", "all")]
             rows.append([name, what, *cells, tables.cell(values["relative_rank"]), *sizes])

@@ -76,6 +76,7 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
             "fingerprint": job.fingerprint,
             "system": job.system,
             "fold": job.fold,
+            "validation": job.configs[0].data.validation,
             "seeds": [config.seed for config in job.configs],
             "gallery": fitted.gallery,
             "epochs": {name: list(each) for name, each in fitted.epochs.items()},

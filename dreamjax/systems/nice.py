@@ -48,7 +48,11 @@ class Nice(RetrievalSystem):
     Config: ClassVar[type] = NiceConfig
     network: ClassVar[Network] = brain_encoders.NICE
     # 740 of 16,540 averaged images, whose concepts are trained on too, choose the checkpoint
-    published: ClassVar[dict[str, Any]] = {"data.validation": "images", "data.val_share": 740 / 16540}
+    published: ClassVar[dict[str, Any]] = {
+        "data.validation": "images",
+        "data.val_share": 740 / 16540,
+        "choice": "held_out",
+    }
 
     def arguments(self) -> dict[str, Any]:
         sizes, model = self.sizes, self.config.model

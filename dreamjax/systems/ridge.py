@@ -14,7 +14,7 @@ which needs sums over the examples only: no held-out trial is spent on it, and o
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,7 @@ class Ridge(ClosedFormSystem, RetrievalData):
     name: ClassVar[str] = "ridge"
     Config: ClassVar[type] = RidgeConfig
     capabilities: ClassVar[tuple[type, ...]] = (Retrieves,)
+    presets: ClassVar[dict[str, Any]] = {"encode": RidgeConfig(model=RidgeModelConfig(direction="encode", bins=0))}
 
     def __hash__(self) -> int:
         return id(self)
