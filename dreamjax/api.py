@@ -123,6 +123,9 @@ def compare(
     images: str = "",
     layer: int | None = None,
     pooling: str | None = None,
+    corpus: str = "",
+    path: str = "",
+    stimuli: str = "",
     protocol: str = "honest",
     people: str | None = None,
     seeds: int = 3,
@@ -137,6 +140,8 @@ def compare(
         target: what images are compared by: a vision model's folder or hub id, or a file of vectors with names.
         workdir: folder of the comparison; what is done in it is not done again.
         images: folder of the images that were seen, for a vision model.
+        corpus, path, stimuli: in place of `data`: a corpus of trials as it was downloaded, its name, and its folder of
+            images; it is prepared in WORKDIR/data first, with the defaults of `prepare`.
         layer, pooling: of the vision model.
         protocol: honest, paper, neuralbench or single_trial.
         people: in_subject, joint or leave_one_out; None: the protocol's.
@@ -157,6 +162,12 @@ def compare(
     bank = BankConfig(path=target, layer=layer, images=images)
     bank = bank if pooling is None else dataclasses.replace(bank, pooling=pooling)  # type: ignore[arg-type]
     paths = (data,) if isinstance(data, str) else tuple(data)
+    if bool(paths) == bool(path):
+        raise UserError("compare takes prepared trials (--data) or a corpus (--path), one of the two")
+    if path:
+        paths = (comparison.prepare(path, corpus, stimuli, workdir),)
+    elif corpus or stimuli:
+        raise UserError("--corpus and --stimuli describe --path; leave them out, or give --path in place of --data")
     request = Request(
         tuple(systems),
         ResponseConfig(path=paths),

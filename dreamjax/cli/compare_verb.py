@@ -40,6 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("the trials and the images that were seen").add_argument
     add("--data", nargs="+", default=[], metavar="SHARDS", help="dataset folders of dreamjax prepare")
+    add("--path", default="", metavar="FOLDER", help="a corpus of trials as downloaded, prepared first in WORKDIR/data")
+    add("--corpus", default="", metavar="NAME", help="its name, which its files are checked against")
+    add("--stimuli", default="", metavar="FOLDER", help="its folder of images, where prepare needs it")
     add("--images", default="", metavar="FOLDER", help="the images that were seen")
     add(
         "--target",
@@ -60,9 +63,8 @@ def run(args: argparse.Namespace) -> "Comparison":
         if not equals:
             raise UserError(f"--set {one}: give it a value, as in --set {one}=VALUE")
         settings.append((key, value))
-    options = {
-        name: getattr(args, name) for name in ("protocol", "people", "seeds", "epochs", "images", "layer", "pooling")
-    }
+    names = ("protocol", "people", "seeds", "epochs", "images", "layer", "pooling", "corpus", "path", "stimuli")
+    options = {name: getattr(args, name) for name in names}
     systems = [name.strip() for name in args.systems.split(",") if name.strip()]
     return api.compare(systems, args.data, args.target, args.workdir, settings=settings, **options)
 

@@ -17,6 +17,34 @@ from dreamjax.training import compile_cache, preemption
 FAILURES = (UserError, MemoryError, jax.errors.JaxRuntimeError, FloatingPointError)
 
 
+def prepare(path: str, corpus: str, stimuli: str, workdir: epath.PathLike) -> str:
+    """Prepare a corpus of trials in WORKDIR/data, where that is not done; return the dataset's folder.
+
+    Raise UserError for another corpus than `corpus` (in any spelling of its name), with nothing written.
+    """
+    from dreamjax.signals.datasets import records
+    from dreamjax.signals.preparation import prepare as preparation
+    from dreamjax.signals.preparation.inputs import PrepareOptions
+    from dreamjax.signals.recordings.corpora.things_meg import is_tree
+    from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
+
+    out = epath.Path(workdir) / run_folder.DATA
+    if not (trial_corpus_of([path]) or is_tree(path)):
+        raise UserError(
+            f"{path} is not a corpus of trials that dreamjax knows by its files; prepare it first (dreamjax prepare), "
+            "and give the dataset with --data"
+        )
+    preparation.prepare([path], str(out), None, PrepareOptions(stimuli=stimuli))
+    known = records.load_dataset(out)["corpora"]
+    if corpus and _plain(corpus) not in map(_plain, known):
+        raise UserError(f"--corpus {corpus}: the files of {path} are those of {', '.join(known)}; leave out --corpus")
+    return str(out)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
 def compare(request: Request, workdir: epath.PathLike) -> Comparison:
     """Do the jobs of a comparison and write its table; jobs that are done already are not done again.
 

@@ -1,5 +1,6 @@
 """The folder of a comparison, and its jobs, each of which is done once.
 
+WORKDIR/data/                       the dataset of a corpus that was prepared for it
 WORKDIR/compare.json                what is compared; another comparison is refused
 WORKDIR/jobs/NAME/seed-N/           a run as `dreamjax train` leaves it: its checkpoints by --step
 WORKDIR/jobs/NAME/ranks.npz         rank of the image that was seen, by checkpoint, seed and trial
@@ -21,6 +22,8 @@ from dreamjax.metrics.retrieval import Ranks
 from dreamjax.storage import atomic, manifest, presence, sniffing
 from dreamjax.training import checkpoints
 
+DATA = "data"  # folder of a corpus that was prepared for the comparison
+
 
 def claim(workdir: epath.PathLike, request: Request) -> None:
     """Make the folder that of a comparison. Raise UserError where it holds another one, or something else."""
@@ -31,7 +34,8 @@ def claim(workdir: epath.PathLike, request: Request) -> None:
         if different := [key for key in now if stored.get(key) != now[key]]:
             raise UserError(f"{folder} holds a comparison with other {', '.join(different)}; choose another --workdir")
         return
-    if presence.exists(folder) and any(not one.name.startswith(".") for one in presence.entries(folder)):
+    others = [one.name for one in presence.entries(folder)] if presence.exists(folder) else []
+    if any(not name.startswith(".") and name != DATA for name in others):
         raise UserError(f"{folder} holds something else than a comparison (no compare.json); choose another --workdir")
     folder.mkdir(parents=True, exist_ok=True)
     manifest.write_json(file, now)

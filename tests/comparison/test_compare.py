@@ -1,0 +1,158 @@
+"""`dreamjax compare`: jobs done once, folds of people, refused mistakes, and what a published protocol scores."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import dreamjax
+from dreamjax.cli.main import main
+from dreamjax.comparison import jobs, protocols, run_folder
+from dreamjax.comparison.jobs import Request
+from dreamjax.errors import UserError
+from dreamjax.storage import locks
+from dreamjax.targets import responses
+from dreamjax.targets.responses import ResponseConfig
+from tests import trial_shards
+from tests.trial_shards import TrialShards
+
+SMALL = [("shallow.model.width", "8"), ("train.batch_size", "16")]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> TrialShards:
+    return trial_shards.write(tmp_path_factory.mktemp("trials") / "data", people=3, strength=2.0)
+
+
+@pytest.fixture(scope="module")
+def compared(shards: TrialShards, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("compare") / "work"
+    compare(shards, workdir)
+    return workdir
+
+
+def compare(shards: TrialShards, workdir: Path, **options: object):  # type: ignore[no-untyped-def]
+    given = {"seeds": 2, "epochs": 2, "settings": SMALL} | options
+    return dreamjax.compare(["ridge", "shallow"], shards.path, shards.bank, workdir, **given)  # type: ignore[arg-type]
+
+
+def request_of(shards: TrialShards, systems: tuple[str, ...], **options: object) -> Request:
+    protocol = protocols.find(str(options.pop("protocol", "honest")))
+    people = options.pop("people", protocol.people)
+    data = ResponseConfig(path=(shards.path,))
+    return Request(systems, data, trial_shards.bank_config(shards), protocol, people, **options)  # type: ignore[arg-type]
+
+
+def test_scores_every_person_with_every_system(compared: Path) -> None:
+    table = json.loads((compared / "comparison.json").read_text())
+    assert set(table["systems"]) == {"ridge", "shallow"}
+    assert table["persons"] == 3
+    ridge = table["systems"]["ridge"]["checkpoints"]
+    top = {name: one["top1"]["estimate"] for name, one in ridge.items()}
+    assert top["last"] > max(0.5, top["shuffled"] + 0.3)
+    assert (compared / "comparison.html").exists()
+
+
+def test_finished_jobs_are_not_done_again(shards: TrialShards, compared: Path) -> None:
+    files = sorted(compared.glob("jobs/*/job.json"))
+    before = [file.stat().st_mtime_ns for file in files]
+    assert len(files) == 6
+    compare(shards, compared)
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_a_job_is_a_run_that_opens(compared: Path) -> None:
+    run = next(compared.glob("jobs/shallow-*/seed-1"))
+    assert (run / "config.json").exists()
+    assert (run / "checkpoints").is_dir()
+
+
+def test_refuses_a_folder_of_another_comparison(shards: TrialShards, compared: Path) -> None:
+    with pytest.raises(UserError, match="a comparison with other epochs"):
+        compare(shards, compared, epochs=3)
+
+
+def test_refuses_a_folder_that_holds_something_else(shards: TrialShards, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        compare(shards, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_job_in_use_is_left_to_its_process(shards: TrialShards, tmp_path: Path) -> None:
+    request = request_of(shards, ("ridge",))
+    run_folder.claim(tmp_path / "work", request)
+    busy, *others = jobs.jobs(request)
+    folder = run_folder.folder_of(tmp_path / "work", busy)
+    folder.mkdir(parents=True)
+    with locks.held(folder / "lock", "another"):
+        table = dreamjax.compare(["ridge"], shards.path, shards.bank, tmp_path / "work")
+    assert list(table.missing) == [busy.name]
+    assert "another process" in table.missing[busy.name]
+    assert all(run_folder.result_of(tmp_path / "work", job) for job in others)
+
+
+def test_a_job_that_fails_is_named_and_the_others_go_on(shards: TrialShards, tmp_path: Path) -> None:
+    table = dreamjax.compare(["ridge", "deep4"], shards.path, shards.bank, tmp_path / "work", seeds=1, epochs=1)
+    assert set(table.systems) == {"ridge"}
+    assert len(table.missing) == 3
+    assert all("samples" in why for why in table.missing.values())
+
+
+def test_each_person_is_tested_by_a_model_of_the_others(shards: TrialShards) -> None:
+    people = responses.catalogue((shards.path,)).subjects
+    made = jobs.jobs(request_of(shards, ("shallow",), people="leave_one_out", seeds=1))
+    assert [job.configs[0].data.test_people for job in made] == [(name,) for name in people]
+    for job in made:
+        data = job.configs[0].data
+        trained = responses.load(data, "train")
+        tested = responses.load(data, "test")
+        assert not {trained.subjects[i] for i in trained.subject} & {tested.subjects[i] for i in tested.subject}
+
+
+def test_people_are_not_told_apart_in_neuralbench(shards: TrialShards) -> None:
+    (job,) = jobs.jobs(request_of(shards, ("shallow",), protocol="neuralbench", seeds=1))
+    data = job.configs[0].data
+    assert not data.identified
+    assert data.validation == "timeline"
+    assert data.repeats == "single"
+
+
+def test_a_published_choice_on_the_test_set_is_labelled(shards: TrialShards) -> None:
+    made = jobs.jobs(request_of(shards, ("shallow", "nice"), protocol="paper", seeds=1))
+    assert {job.system: job.checkpoints for job in made} == {"shallow": ("test", "last"), "nice": ("held_out", "last")}
+    assert "not a result" in protocols.in_words("test", "none")
+    assert "trained concepts" in protocols.in_words("held_out", "images")
+
+
+def test_settings_reach_the_systems_that_they_are_meant_for(shards: TrialShards) -> None:
+    settings = (("data.tmin", "0"), ("shallow.model.width", "12"))
+    ridge, shallow = jobs.jobs(replace(request_of(shards, ("ridge", "shallow"), people="joint"), settings=settings))
+    assert ridge.configs[0].data.tmin == shallow.configs[0].data.tmin == 0
+    assert shallow.configs[0].model.width == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--systems", "ridgy"], "did you mean ridge"),
+        (["--systems", "masked_pretraining"], "retrieves no images"),
+        (["--systems", "ridge:fast"], "no preset 'fast'"),
+        (["--protocol", "honesty"], "did you mean honest"),
+        (["--set", "shallow"], "give it a value"),
+        (["--set", "nice.epochs=3"], "neither a system of this comparison"),
+        (["--set", "ridge.model.binz=3"], "binz"),
+        (["--corpus", "things_eeg2"], "--corpus and --stimuli describe --path"),
+        (["--path", "x"], "one of the two"),
+        (["--target", "missing.npz"], "no such file"),
+    ],
+)
+def test_reports_mistakes_in_one_sentence(
+    shards: TrialShards, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], message: str
+) -> None:
+    line = ["compare", "--systems", "ridge", "--data", shards.path, "--target", shards.bank]
+    assert main([*line, "--workdir", str(tmp_path / "work"), *words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+    assert not (tmp_path / "work" / "comparison.json").exists()
