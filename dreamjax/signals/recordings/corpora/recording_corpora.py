@@ -106,7 +106,7 @@ CORPORA = (
     # Sample recordings of muse-lsl (Muse 2016 headset): N170 with houses and faces, SSVEP with two flicker rates
     Corpus(
         name="muse-n170",
-        path=r"N170/subject\d+/session\d+/data_[^/]*\.csv$",
+        path=r"N170[^/]*/(muse\d+/)?subject\d+/(session\d+/)?(data|recording)_[^/]*\.csv(\.gz)?$",
         licence="BSD-3-Clause",
         source=MUSE_LSL,
         population="muse-lsl",
