@@ -46,8 +46,6 @@ def fit(job: Job) -> Fitted:
     """Train the runs of a job and score them on its test trials. Raise UserError for runs that are not finite."""
     began = time.monotonic()
     tasks = [registry.build(config) for config in job.configs]
-    for task in tasks[1:]:  # they differ in nothing but their seeds
-        task.__dict__.update(vectors=tasks[0].vectors, sizes=tasks[0].sizes)  # type: ignore[attr-defined]
     if Vectorises in capabilities(tasks[0]):
         params, epochs, curves = _by_gradients(job, tasks)
         key = program.run_key(job.configs[0].seed, b"init")
@@ -105,8 +103,6 @@ def _by_gradients(
     steps = config.epochs * in_memory.steps_of(count, config.train.batch_size)
     long = [dataclasses.replace(one, train=dataclasses.replace(one.train, steps=steps)) for one in job.configs]
     timed = [registry.build(one) for one in long]
-    for one in timed:
-        one.__dict__.update(vectors=task.vectors, sizes=task.sizes)  # type: ignore[attr-defined]
     runs = in_memory.train(
         timed,
         {name: x[None] for name, x in train.rows.items()},

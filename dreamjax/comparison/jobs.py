@@ -69,10 +69,10 @@ def jobs(request: Request) -> list[Job]:
     """Return the jobs of a comparison. Raise UserError for systems, settings or people that do not exist."""
     known = responses.catalogue(request.data.path)
     people = request.data.people or known.subjects
+    bases = {system: _base(system, request) for system in request.systems}
     made = []
-    for system in request.systems:
-        base = _base(system, request)
-        for fold, trained, tested in _folds(request.people, people):
+    for fold, trained, tested in _folds(request.people, people):  # all systems of a person after one another
+        for system, base in bases.items():
             data = dataclasses.replace(base.data, people=trained, test_people=tested)
             seeds = range(request.seeds) if hasattr(base, "optim") else range(1)  # a closed form has no random part
             each = tuple(dataclasses.replace(base, data=data, seed=base.seed + seed) for seed in seeds)

@@ -105,13 +105,8 @@ class RetrievalData(System):
     @functools.cached_property
     def vectors(self) -> Mapping[str, Float[np.ndarray, "images *D"]]:
         """Return the vectors of every image of the corpora, in the order of the catalogue, by bank."""
-        known = responses.catalogue(self.config.data.path)
-        mesh = meshes.make(MeshConfig())
-        made = {}
-        for name, each in self.banks().items():
-            arrays = [banks.open_bank(one, known.images, mesh).vectors for one in each]
-            made[name] = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
-        return made
+        images = responses.catalogue(self.config.data.path).images
+        return {name: _vectors(each, images) for name, each in self.banks().items()}
 
     def examples(self, split: Split) -> Examples:
         """Return the trials of a split in memory."""
@@ -174,6 +169,14 @@ class RetrievalData(System):
         return BatchSpec(stream, min(batch_size, len(stream)))
 
 
+@functools.lru_cache(maxsize=8)  # runs of a comparison share them
+def _vectors(configs: tuple[BankConfig, ...], images: tuple[str, ...]) -> Float[np.ndarray, "images *D"]:
+    """Return the vectors of images; those of several banks are stacked: [D] becomes [V, D]."""
+    mesh = meshes.make(MeshConfig())
+    arrays = [banks.open_bank(one, images, mesh).vectors for one in configs]
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
+
+
 class _WithVectors(ArrayExamples):
     """Rows of arrays, with the vectors of the image that was seen."""
 
@@ -205,9 +208,6 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the network for the sizes of the data."""
         raise NotImplementedError
-
-    def __hash__(self) -> int:
-        return id(self)
 
     @functools.cached_property
     def _arguments(self) -> dict[str, Any]:

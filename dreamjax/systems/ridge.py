@@ -73,9 +73,6 @@ class Ridge(ClosedFormSystem, RetrievalData):
     capabilities: ClassVar[tuple[type, ...]] = (Retrieves,)
     presets: ClassVar[dict[str, Any]] = {"encode": RidgeConfig(model=RidgeModelConfig(direction="encode", bins=0))}
 
-    def __hash__(self) -> int:
-        return id(self)
-
     def data(self, split: str) -> BatchSpec:
         spec = self.spec_of(split, self.config.train.batch_size, endless=False)  # type: ignore[arg-type]
         return BatchSpec(spec.stream, spec.batch_size, passes=1)

@@ -245,7 +245,7 @@ def load(config: ResponseConfig, split: Split) -> Responses:
     return _load(config, split, stamps)
 
 
-@functools.lru_cache(maxsize=12)
+@functools.lru_cache(maxsize=6)  # the splits of two people
 def _load(config: ResponseConfig, split: Split, stamps: tuple[str, ...]) -> Responses:
     known = catalogue(config.path)
     rows = members(config, known, split)
