@@ -174,6 +174,9 @@ def _vectors(configs: tuple[BankConfig, ...], images: tuple[str, ...]) -> Float[
     """Return the vectors of images; those of several banks are stacked: [D] becomes [V, D]."""
     mesh = meshes.make(MeshConfig())
     arrays = [banks.open_bank(one, images, mesh).vectors for one in configs]
+    if len({x.shape[1] for x in arrays}) > 1:
+        widths = ", ".join(f"{one.words}: {x.shape[1]}" for one, x in zip(configs, arrays, strict=True))
+        raise UserError(f"vectors of several layers or views need one width ({widths}); choose layers that are as wide")
     return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
 
 
