@@ -40,6 +40,7 @@ def write(
     tmin: float = -0.1,
     sfreq: float = 100.0,
     modality: str = "eeg",
+    placed: bool = True,
     seed: int = 0,
 ) -> TrialShards:
     """Write `concepts` concepts with `images` images each to train on, and one image of `tested` others to test.
@@ -54,6 +55,9 @@ def write(
     after = samples - round(-tmin * sfreq)
     maps = rng.standard_normal((people, width, channels * after)) / np.sqrt(width)
 
+    angle = np.linspace(0, 1.5 * np.pi, channels)
+    at_scalp = 0.09 * np.stack([0.8 * np.cos(angle), 0.8 * np.sin(angle), np.full(channels, 0.6)], axis=1)
+
     def windows(names: list[str], count: int) -> Iterator[Window]:
         for person in range(people):
             order = [(name, number) for number in range(count) for name in names]
@@ -63,7 +67,7 @@ def write(
                 yield Window(
                     signal=signal,
                     ch_names=tuple(f"E{i + 1}" for i in range(channels)),
-                    xyz=np.stack([np.linspace(-0.08, 0.08, channels)] * 3, axis=1).astype(np.float32),
+                    xyz=(at_scalp if placed else np.full((channels, 3), np.nan)).astype(np.float32),
                     sfreq=sfreq,
                     reference="average",
                     montage_rank=channels - 1,

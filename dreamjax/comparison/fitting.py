@@ -38,6 +38,8 @@ class Fitted:
     person: Int[np.ndarray, "n"]
     repeats: Int[np.ndarray, "n"]
     gallery: int  # images
+    exchanged: Float[np.ndarray, "gallery gallery"]  # sum over trials and seeds of 1 / rank, if column j were the image
+    closed_form: bool
     parameters: Mapping[str, int]  # of the encoder, and of everything that is trained
     seconds: float
 
@@ -46,7 +48,8 @@ def fit(job: Job) -> Fitted:
     """Train the runs of a job and score them on its test trials. Raise UserError for runs that are not finite."""
     began = time.monotonic()
     tasks = [registry.build(config) for config in job.configs]
-    if Vectorises in capabilities(tasks[0]):
+    closed_form = Vectorises not in capabilities(tasks[0])
+    if not closed_form:
         params, epochs, curves = _by_gradients(job, tasks)
         key = program.run_key(job.configs[0].seed, b"init")
         floor = {UNTRAINED: [jax.jit(tasks[0].init)(key).params]}
@@ -57,8 +60,9 @@ def fit(job: Job) -> Fitted:
     gallery = test.trials.gallery
     target = np.searchsorted(gallery, test.trials.image)
     ranks = {name: [_ranks(tasks[0], one, target) for one in each] for name, each in (params | floor).items()}
+    first = params[next(iter(params))]
     shuffled = _shuffled(test.trials.image, gallery)
-    ranks[SHUFFLED] = [_ranks(tasks[0], one, shuffled) for one in params[next(iter(params))]]
+    ranks[SHUFFLED] = [_ranks(tasks[0], one, shuffled) for one in first]
     return Fitted(
         ranks,
         params,
@@ -68,6 +72,8 @@ def fit(job: Job) -> Fitted:
         test.trials.subject,
         test.trials.repeats,
         len(gallery),
+        _exchanged(tasks[0], first, target),
+        closed_form,
         _counts(params[next(iter(params))][0]),
         time.monotonic() - began,
     )
@@ -188,6 +194,19 @@ def _shuffled(image: np.ndarray, gallery: np.ndarray) -> Int[np.ndarray, "n"]:
     """Return for each trial the place in the gallery of another image, the same one for all trials of an image."""
     exchanged = np.random.default_rng([14, len(gallery)]).permutation(len(gallery))
     return exchanged[np.searchsorted(gallery, image)]
+
+
+def _exchanged(task: Any, params: Sequence[PyTree], target: np.ndarray) -> Float[np.ndarray, "gallery gallery"]:
+    """Return what a permutation of the images needs: row g sums the trials of image g over seeds."""
+    sums: np.ndarray | None = None
+    for one in params:
+        vectors = np.asarray(task.bank(one, "test").vectors)
+        similarity = retrieval.similarities(test_queries(task, one), vectors, centred=False)
+        reciprocal = retrieval.ranks_of_all(similarity).reciprocal()
+        sums = np.zeros((len(vectors), len(vectors))) if sums is None else sums
+        np.add.at(sums, target, reciprocal)
+    assert sums is not None
+    return sums.astype(np.float32)
 
 
 def _ranks(task: Any, params: PyTree, target: np.ndarray) -> Ranks:

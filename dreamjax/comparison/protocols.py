@@ -73,8 +73,10 @@ PROTOCOLS = {
 }
 
 
-def in_words(checkpoint: str, validation: str) -> str:
+def in_words(checkpoint: str, validation: str, closed_form: bool = False) -> str:
     """Return how a checkpoint was chosen; `validation`: what was held out (`data.validation`)."""
+    if closed_form:
+        return "closed form"
     return HELD_OUT_IN_WORDS[validation] if checkpoint == "held_out" else IN_WORDS[checkpoint]
 
 

@@ -12,7 +12,7 @@ from dreamjax.comparison import protocols, run_folder
 from dreamjax.comparison.fitting import SHUFFLED, UNTRAINED
 from dreamjax.comparison.jobs import Job, Request
 from dreamjax.comparison.protocols import PEOPLE_IN_WORDS
-from dreamjax.metrics import bootstrap, crossed, paired, retrieval
+from dreamjax.metrics import bootstrap, crossed, paired, permutation, retrieval
 from dreamjax.metrics.bootstrap import Interval
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.reports import tables
@@ -21,6 +21,8 @@ from dreamjax.reports.tables import Table
 from dreamjax.typing import JsonDict
 
 TOPS = (1, 5, 10)
+WAYS = (2, 10, 50, 200, 300, 2400)  # sizes of smaller galleries, of which the accuracy is exact
+SHOWN_WAYS = 10
 CHANCE = "chance"
 CONTROLS = {SHUFFLED: "images shuffled (control)", UNTRAINED: "network untrained (control)"}
 
@@ -30,7 +32,8 @@ class Answers:
     """Every tested trial of a system at one checkpoint, all folds together: the mean over seeds, and each seed."""
 
     tops: Mapping[int, Float[np.ndarray, "seeds n"]]  # k → probability of being among the first k
-    rank: Float[np.ndarray, "seeds n"]  # (expected rank - 1) / (images - 1): 0 is the first, 0.5 chance
+    ways: Mapping[int, Float[np.ndarray, "seeds n"]]  # N → probability of being the first of so many
+    rank: Float[np.ndarray, "seeds n"]  # expected rank over images: from 1 / images to 1, 0.5 by chance
     person: np.ndarray
     image: np.ndarray
 
@@ -45,7 +48,8 @@ class Answers:
 
         return cls(
             {k: each(lambda one, size, k=k: one.top(k)) for k in TOPS},
-            each(lambda one, size: (one.rank() - 1) / max(1, size - 1)),
+            {n: each(lambda one, size, n=n: one.n_way(size, n)) for n in WAYS if n < min(size for *_, size in parts)},
+            each(lambda one, size: one.rank() / size),
             np.concatenate([person for _, person, _, _ in parts]),
             np.concatenate([image for _, _, image, _ in parts]),
         )
@@ -120,6 +124,8 @@ def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], miss
             "checkpoints": {name: _values(one) for name, one in answers.items()},
             "parameters": stored[0]["parameters"],
             "validation": stored[0]["validation"],
+            "closed_form": stored[0]["closed_form"],
+            "p": _permuted([arrays["exchanged"] for _, arrays in loaded]),
             "epochs": {name: [e for one in stored for e in one["epochs"].get(name, [])] for name in answers},
             "seconds": round(sum(one["seconds"] for one in stored), 1),
             "by_person": _by_person(first, request.protocol.headline),
@@ -142,7 +148,7 @@ def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], miss
             request.protocol.summary,
             f"{PEOPLE_IN_WORDS[request.people]}; {trials} tested responses of {persons} "
             f"{'person' if persons == 1 else 'people'}; chance is {100 / max(gallery, 1):.2g} % (top-1)",
-            "95 % intervals over people and images, of the mean over seeds",
+            "95 % intervals over people and images, of the mean over seeds; p by permuting whole images",
         ],
         missing=dict(missing),
     )
@@ -150,7 +156,17 @@ def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], miss
 
 def _values(answers: Answers) -> JsonDict:
     tops = {f"top{k}": _with_seeds(answers, values) for k, values in answers.tops.items()}
-    return tops | {"relative_rank": _with_seeds(answers, answers.rank)}
+    ways = {f"{n}_way": _with_seeds(answers, values) for n, values in answers.ways.items()}
+    median = bootstrap.finite(float(np.median(answers.rank)))  # Benchetrit et al. 2024, over seeds and trials
+    return tops | ways | {"relative_rank": _with_seeds(answers, answers.rank), "relative_median_rank": median}
+
+
+def _permuted(sums: Sequence[Float[np.ndarray, "G G"]]) -> float | None:
+    """Return the p value of all folds together, which permutes the same images in each; None where they differ."""
+    if len({one.shape for one in sums}) > 1:
+        return None
+    total = np.asarray(sums, np.float64).sum(0)
+    return permutation.permutation_test(total, np.arange(len(total))).p
 
 
 def _with_seeds(answers: Answers, values: Float[np.ndarray, "seeds n"]) -> JsonDict:
@@ -183,20 +199,26 @@ def _says(test: paired.PairedTest) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- tables
 def _scores(result: Comparison) -> Section:
-    header = ["system", "checkpoint", *(f"top-{k}" for k in TOPS), "relative rank", "encoder", "all parameters"]
+    header = ["system", "checkpoint", *(f"top-{k}" for k in TOPS), f"{SHOWN_WAYS}-way", "median rank", "p", "encoder"]
+    header.append("all parameters")
     rows = []
     for name, one in result.systems.items():
         for checkpoint, values in one["checkpoints"].items():
-            what = CONTROLS.get(checkpoint) or protocols.in_words(checkpoint, one["validation"])
+            what = CONTROLS.get(checkpoint) or protocols.in_words(checkpoint, one["validation"], one["closed_form"])
             cells = [_percent(values[f"top{k}"]) for k in TOPS]
-            sizes = [f"{one['parameters'][part]:,}" for part in ("encoder", "all")]
-            rows.append([name, what, *cells, tables.cell(values["relative_rank"]), *sizes])
+            first = checkpoint == next(iter(one["checkpoints"]))
+            cells.append(_percent(values.get(f"{SHOWN_WAYS}_way")))
+            cells += [tables.number(values["relative_median_rank"]), tables.number(one["p"], ".2g") if first else ""]
+            sizes = [f"{one['parameters'][part]:,}" if first else "" for part in ("encoder", "all")]
+            rows.append([name if first else "", what, *cells, *sizes])
     chance = [f"{100 * retrieval.chance(k, max(result.gallery, 1)):.1f}" for k in TOPS]
-    rows.append([CHANCE, "", *chance, "0.500", "", ""])
+    rows.append([CHANCE, "", *chance, f"{100 / SHOWN_WAYS:.1f}", "0.500", "", "", ""])
     return Section("", Table(header, rows), notes=[f"! {job}: {why}" for job, why in result.missing.items()])
 
 
-def _percent(value: Mapping[str, Any]) -> str:
+def _percent(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return tables.NOTHING
     numbers = [value[name] for name in ("estimate", "low", "high")]
     if numbers[0] is None:
         return tables.NOTHING
@@ -217,12 +239,15 @@ def _share(value: float | None) -> str:
 
 
 def _differences(result: Comparison) -> list[Section]:
+    first = next(iter(result.systems), "")
     rows = [
         [pair, _points(one), tables.number(one["corrected"], ".3g"), one["says"]]
         for pair, one in result.differences.items()
+        if pair.split(" - ")[0] == first
     ]
     header = ["difference", "points", "p, corrected", ""]
-    return [Section("Paired differences", Table(header, rows))] if rows else []
+    title = f"Paired differences from {first}, in top-1 points; all pairs are in comparison.json"
+    return [Section(title, Table(header, rows))] if rows else []
 
 
 def _points(value: Mapping[str, Any]) -> str:

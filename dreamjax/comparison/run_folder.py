@@ -68,6 +68,7 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
                 checkpoints.save_params_as_run(run, configs.to_json(config), each[number], step=epoch)
                 written.add(epoch)
     arrays: dict[str, np.ndarray] = {"image": fitted.image, "person": fitted.person, "repeats": fitted.repeats}
+    arrays["exchanged"] = fitted.exchanged
     for checkpoint, each_seed in fitted.ranks.items():
         arrays[f"{checkpoint}/above"] = np.stack([one.above for one in each_seed])
         arrays[f"{checkpoint}/equal"] = np.stack([one.equal for one in each_seed])
@@ -83,6 +84,7 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
             "validation": job.configs[0].data.validation,
             "seeds": [config.seed for config in job.configs],
             "gallery": fitted.gallery,
+            "closed_form": fitted.closed_form,
             "epochs": {name: list(each) for name, each in fitted.epochs.items()},
             "parameters": dict(fitted.parameters),
             "seconds": round(fitted.seconds, 2),

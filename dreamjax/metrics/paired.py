@@ -44,7 +44,7 @@ def tests(reference: str, differences: Mapping[str, tuple[Interval, float, float
     strict = 1 - (1 - LEVEL) / max(1, len(differences))  # threshold for the smallest of these p values
     ps, leasts = [], []
     for interval, error, df in differences.values():
-        ps.append(float(2 * stats.t.sf(abs(interval.estimate) / error, df)) if interval.known else math.nan)
+        ps.append(_p(interval, error, df))
         # the smallest difference as of a paired t test of df + 1 clusters with this standard error
         n = max(2, round(df) + 1)
         leasts.append(bootstrap.smallest_detectable(error * math.sqrt(n), n, level=strict) if df else math.nan)
@@ -52,6 +52,15 @@ def tests(reference: str, differences: Mapping[str, tuple[Interval, float, float
         PairedTest(name, reference, interval, p, corrected, least)
         for (name, (interval, *_)), p, corrected, least in zip(differences.items(), ps, holm(ps), leasts, strict=True)
     ]
+
+
+def _p(interval: Interval, error: float, df: float) -> float:
+    """Return the two-sided p value of a difference; NaN without an interval."""
+    if not interval.known:
+        return math.nan
+    if error > 0:
+        return float(2 * stats.t.sf(abs(interval.estimate) / error, df))
+    return 1.0 if interval.estimate == 0 else 2.0 ** (1 - interval.n)  # all differences are equal: a sign test
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -147,7 +147,14 @@ class RetrievalData(System):
         """Return the sensors' positions in metres, 0 where unknown; all 0 where the data are not here."""
         if self.config.sizes.known and not all(records.is_dataset(path) for path in self.config.data.path):
             return np.zeros((self.sizes.channels, 3), np.float32)
-        return np.nan_to_num(responses.load(self.config.data, "test").xyz).astype(np.float32)
+        xyz = np.nan_to_num(responses.load(self.config.data, "test").xyz).astype(np.float32)
+        if not xyz.any():
+            folders = ", ".join(self.config.data.path)
+            raise UserError(
+                f"{self.config.system} reads the positions of the sensors, but {folders} has none; prepare the "
+                "recordings with --montage, or choose a system that does without"
+            )
+        return xyz
 
     def image_side(self, params: PyTree, vectors: Float[Array, "M *D"]) -> Float[Array, "M F"]:
         """Return the images' vectors as they are compared; as they are where the system does not map them."""

@@ -173,3 +173,10 @@ def test_reliability_of_recorded_units(real_data):
     result = reliability.split_half(responses, splits=20)
     assert result.half.mean() == pytest.approx(0.6, abs=0.02)
     assert result.reliability.mean() == pytest.approx(0.74, abs=0.02)
+
+
+def test_equal_answers_do_not_differ() -> None:
+    scores = np.random.default_rng(0).random((1, 12))
+    (test,) = crossed.against("one", {"one": scores, "other": scores.copy()})
+    assert test.p == 1
+    assert not test.resolved
