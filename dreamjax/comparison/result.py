@@ -33,6 +33,7 @@ class Answers:
 
     tops: Mapping[int, Float[np.ndarray, "seeds n"]]  # k → probability of being among the first k
     ways: Mapping[int, Float[np.ndarray, "seeds n"]]  # N → probability of being the first of so many
+    reciprocal: Float[np.ndarray, "seeds n"]  # 1 / rank, by which checkpoints are chosen
     rank: Float[np.ndarray, "seeds n"]  # expected rank over images: from 1 / images to 1, 0.5 by chance
     person: np.ndarray
     image: np.ndarray
@@ -49,6 +50,7 @@ class Answers:
         return cls(
             {k: each(lambda one, size, k=k: one.top(k)) for k in TOPS},
             {n: each(lambda one, size, n=n: one.n_way(size, n)) for n in WAYS if n < min(size for *_, size in parts)},
+            each(lambda one, size: one.reciprocal()),
             each(lambda one, size: one.rank() / size),
             np.concatenate([person for _, person, _, _ in parts]),
             np.concatenate([image for _, _, image, _ in parts]),
@@ -158,6 +160,7 @@ def _values(answers: Answers) -> JsonDict:
     tops = {f"top{k}": _with_seeds(answers, values) for k, values in answers.tops.items()}
     ways = {f"{n}_way": _with_seeds(answers, values) for n, values in answers.ways.items()}
     median = bootstrap.finite(float(np.median(answers.rank)))  # Benchetrit et al. 2024, over seeds and trials
+    tops["mean_reciprocal_rank"] = _with_seeds(answers, answers.reciprocal)
     return tops | ways | {"relative_rank": _with_seeds(answers, answers.rank), "relative_median_rank": median}
 
 
