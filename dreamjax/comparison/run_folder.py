@@ -2,7 +2,7 @@
 
 WORKDIR/data/                       the dataset of a corpus that was prepared for it
 WORKDIR/compare.json                what is compared; another comparison is refused
-WORKDIR/jobs/NAME/seed-N/           a run as `dreamjax train` leaves it: its checkpoints by --step
+WORKDIR/jobs/NAME/seed-N/           a run as `dreamjax train` leaves it: a step is an epoch (`--step N`)
 WORKDIR/jobs/NAME/ranks.npz         rank of the image that was seen, by checkpoint, seed and trial
 WORKDIR/jobs/NAME/job.json          fingerprint, parameters, epochs; written last
 WORKDIR/comparison.json, .html      the table

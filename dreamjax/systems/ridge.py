@@ -147,7 +147,8 @@ class Ridge(ClosedFormSystem, RetrievalData):
         return (x - params["mean_x"]) @ params["kernel"]
 
     def _standardised(self, params: PyTree, y: Float[Array, "B O"]) -> Float[Array, "B O"]:
-        return (y - params["mean_y"]) / params["spread_y"]
+        spread = params["spread_y"]  # 0 before anything was solved
+        return (y - params["mean_y"]) / jnp.where(spread > 0, spread, 1)
 
     def query(self, params: PyTree, batch: Batch) -> Float[Array, "B O"]:
         x = self.features(batch["signal"])

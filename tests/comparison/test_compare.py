@@ -156,3 +156,11 @@ def test_reports_mistakes_in_one_sentence(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error
     assert not (tmp_path / "work" / "comparison.json").exists()
+
+
+@pytest.mark.parametrize("system", ["ridge", "shallow"])
+def test_a_job_of_a_comparison_can_be_evaluated(compared: Path, system: str) -> None:
+    run = next(compared.glob(f"jobs/{system}-*/seed-0"))
+    table = dreamjax.evaluate(run).as_json()
+    top = next(one for one in table["scores"] if one["metric"] == "top-1")  # type: ignore[union-attr]
+    assert set(top["scores"]) >= {"shuffled targets", "untrained network"}  # type: ignore[index]
