@@ -60,6 +60,7 @@ class Atm(RetrievalSystem):
     name: ClassVar[str] = "atm"
     Config: ClassVar[type] = AtmConfig
     network: ClassVar[Network] = brain_encoders.ATM_S
+    torch_twin: ClassVar[tuple[str, str]] = ("channel_tokens", "ATM")
     published: ClassVar[dict[str, Any]] = {"data.validation": "none", "data.repeats": "single", "choice": "test"}
 
     def arguments(self) -> dict[str, Any]:

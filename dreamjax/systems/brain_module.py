@@ -89,6 +89,7 @@ class BrainModule(RetrievalSystem):
     name: ClassVar[str] = "brain_module"
     Config: ClassVar[type] = BrainModuleConfig
     network: ClassVar[Network] = brain_encoders.BRAIN_MODULE
+    torch_twin: ClassVar[tuple[str, str]] = ("brain_module", "BrainModule")
     needs_positions: ClassVar[bool] = True
     presets: ClassVar[dict[str, Any]] = PRESETS
     published: ClassVar[dict[str, Any]] = {"data.validation": "images", "data.val_share": 0.2, "choice": "held_out"}

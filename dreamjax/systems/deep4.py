@@ -41,6 +41,7 @@ class Deep4(RetrievalSystem):
     name: ClassVar[str] = "deep4"
     Config: ClassVar[type] = Deep4Config
     network: ClassVar[Network] = brain_encoders.DEEP4
+    torch_twin: ClassVar[tuple[str, str]] = ("conv_baselines", "Deep4Net")
 
     def arguments(self) -> dict[str, Any]:
         sizes = self.sizes

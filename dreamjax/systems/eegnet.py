@@ -41,6 +41,7 @@ class Eegnet(RetrievalSystem):
     name: ClassVar[str] = "eegnet"
     Config: ClassVar[type] = EegnetConfig
     network: ClassVar[Network] = brain_encoders.EEGNET
+    torch_twin: ClassVar[tuple[str, str]] = ("conv_baselines", "EEGNet")
 
     def arguments(self) -> dict[str, Any]:
         sizes = self.sizes

@@ -60,6 +60,7 @@ class Enigma(RetrievalSystem):
     name: ClassVar[str] = "enigma"
     Config: ClassVar[type] = EnigmaConfig
     network: ClassVar[Network] = brain_encoders.ENIGMA_CNN
+    torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "ENIGMA")
     published: ClassVar[dict[str, Any]] = {"data.validation": "none", "data.repeats": "single", "choice": "last"}
 
     def arguments(self) -> dict[str, Any]:

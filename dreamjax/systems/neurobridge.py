@@ -65,6 +65,7 @@ class Neurobridge(ImageProjection):
     name: ClassVar[str] = "neurobridge"
     Config: ClassVar[type] = NeurobridgeConfig
     network: ClassVar[Network] = brain_encoders.EEG_PROJECT
+    torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "EEGProject")
     published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "test", "gallery": "trained"}
 
     def arguments(self) -> dict[str, Any]:

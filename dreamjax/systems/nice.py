@@ -47,6 +47,7 @@ class Nice(RetrievalSystem):
     name: ClassVar[str] = "nice"
     Config: ClassVar[type] = NiceConfig
     network: ClassVar[Network] = brain_encoders.NICE
+    torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "NICE")
     # 740 of 16,540 averaged images, whose concepts are trained on too, choose the checkpoint
     published: ClassVar[dict[str, Any]] = {
         "data.validation": "images",

@@ -23,7 +23,23 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets import records
 from dreamjax.signals.datasets.arrays import ArrayExamples
-from dreamjax.systems.base import Bank, GradientSystem, Loss, Retrieves, System, Vectorises
+from dreamjax.systems import retrieval_torch
+from dreamjax.systems.base import (
+    Bank,
+    Checkpoint,
+    Exported,
+    Exports,
+    Format,
+    GradientSystem,
+    Imported,
+    ImportOptions,
+    Imports,
+    Loss,
+    Retrieves,
+    Run,
+    System,
+    Vectorises,
+)
 from dreamjax.systems.compute import GradientConfig
 from dreamjax.targets import banks, responses
 from dreamjax.targets.banks import BankConfig
@@ -145,7 +161,9 @@ class RetrievalData(System):
     @functools.cached_property
     def positions(self) -> Float[np.ndarray, "C 3"]:
         """Return the sensors' positions in metres, 0 where unknown; all 0 where the data are not here."""
-        if self.config.sizes.known and not all(records.is_dataset(path) for path in self.config.data.path):
+        if self.config.sizes.known and not (
+            self.config.data.path and all(records.is_dataset(path) for path in self.config.data.path)
+        ):
             return np.zeros((self.sizes.channels, 3), np.float32)
         xyz = np.nan_to_num(responses.load(self.config.data, "test").xyz).astype(np.float32)
         if not xyz.any():
@@ -211,8 +229,10 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     """A retrieval system that is trained by gradients: give `network`, `arguments`, and what else differs."""
 
     config: RetrievalConfig
-    capabilities: ClassVar[tuple[type, ...]] = (Retrieves, Vectorises)
+    capabilities: ClassVar[tuple[type, ...]] = (Retrieves, Vectorises, Exports, Imports)
+    formats: ClassVar[tuple[Format, ...]] = ("torch",)
     network: ClassVar[Network]
+    torch_twin: ClassVar[tuple[str, str]]  # module of systems/pytorch, and the encoder's class in it
     needs_positions: ClassVar[bool] = False  # whether the encoder reads where the sensors are; kept with the parameters
 
     def arguments(self) -> dict[str, Any]:
@@ -308,6 +328,26 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     def query(self, params: PyTree, batch: Batch) -> Float[Array, "B F"]:
         return self.encode(params, batch)[0]
 
+    # ------------------------------------------------------------------------------------------- PyTorch, both ways
+    def export(self, run: Run, format: Format) -> Exported:
+        return retrieval_torch.export(self, run, format)
+
+    @classmethod
+    def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
+        return retrieval_torch.imported(cls, checkpoint, options)
+
+    def image_config(self) -> dict[str, Any]:
+        """Return how PyTorch computes the image's side, as in config.json."""
+        return {"image_side": "same"}
+
+    def image_tensors(self, params: PyTree) -> dict[str, Any]:
+        """Return the tensors of the image's side, in PyTorch's names and layout."""
+        return {}
+
+    def image_params(self, tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
+        """Return the parameters of the image's side, from what `image_tensors` returned."""
+        return {}
+
 
 @dataclass(frozen=True)
 class ImageProjection(RetrievalSystem):
@@ -326,6 +366,15 @@ class ImageProjection(RetrievalSystem):
 
     def image_side(self, params: PyTree, vectors: Float[Array, "M *D"]) -> Float[Array, "M F"]:
         return vectors @ params["image"]["kernel"] + params["image"]["bias"]
+
+    def image_config(self) -> dict[str, Any]:
+        return {"image_side": "linear"}
+
+    def image_tensors(self, params: PyTree) -> dict[str, Any]:
+        return {"image.weight": np.asarray(params["image"]["kernel"]).T.copy(), "image.bias": params["image"]["bias"]}
+
+    def image_params(self, tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
+        return {"image": {"kernel": tensors["image.weight"].T.copy(), "bias": tensors["image.bias"]}}
 
 
 def adam(rate: float, *, beta1: float = 0.9, weight_decay: float = 0.0) -> OptimConfig:

@@ -13,16 +13,18 @@ and chosen by the test set; an independent run of person 8 fell from 94.8 to 46.
 held-out concepts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dreamjax.models.layers import Keys
+from dreamjax.models.layers import Keys, gelu
 from dreamjax.models.projections import LayerRouter
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive, unit
 from dreamjax.objectives.mmd import mmd
@@ -84,7 +86,7 @@ class ImageSide(nnx.Module):
 
     def __call__(self, vectors: Float[Array, "M L D"], subject: Array, key: Array | None = None) -> Float[Array, "M F"]:
         mixed = jnp.einsum("mld,ml->md", vectors, self.router(subject, key))
-        return self.fc2(jax.nn.gelu(self.fc1(mixed)))
+        return self.fc2(gelu(self.fc1(mixed)))
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Samga(RetrievalSystem):
     name: ClassVar[str] = "samga"
     Config: ClassVar[type] = SamgaConfig
     network: ClassVar[Network] = brain_encoders.EEG_PROJECT
+    torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "EEGProject")
     published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "test"}
 
     def arguments(self) -> dict[str, Any]:
@@ -129,6 +132,24 @@ class Samga(RetrievalSystem):
         return nnx.merge(graph, params["image"])(
             stacked, jnp.full(len(vectors), -1) if subject is None else subject, key
         )
+
+    def image_config(self) -> dict[str, Any]:
+        return {"image_side": "layers", "layers": len(self.layers), "hidden": self.config.model.hidden}
+
+    def image_tensors(self, params: PyTree) -> dict[str, Any]:
+        image = params["image"]
+        tensors = {"logits": image["router"]["logits"], "router.subject_bias": image["router"]["bias"]}
+        for number, name in ((0, "fc1"), (2, "fc2")):
+            tensors[f"image.{number}.weight"] = np.asarray(image[name]["kernel"]).T.copy()
+            tensors[f"image.{number}.bias"] = image[name]["bias"]
+        return tensors
+
+    def image_params(self, tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
+        def linear(number: int) -> dict[str, np.ndarray]:
+            return {"kernel": tensors[f"image.{number}.weight"].T.copy(), "bias": tensors[f"image.{number}.bias"]}
+
+        router = {"logits": tensors["logits"], "bias": tensors["router.subject_bias"]}
+        return {"image": {"router": router, "fc1": linear(0), "fc2": linear(2)}}
 
     def objective(self, params: PyTree, batch: Batch, brain: Float[Array, "B F"]) -> Loss:
         images = self.image_side(params, batch[VECTOR], batch["subject"], batch.get(ROUTE))

@@ -45,6 +45,7 @@ class Shallow(ImageProjection):
     name: ClassVar[str] = "shallow"
     Config: ClassVar[type] = ShallowConfig
     network: ClassVar[Network] = brain_encoders.EEG_PROJECT
+    torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "EEGProject")
     published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "test"}
 
     def arguments(self) -> dict[str, Any]:

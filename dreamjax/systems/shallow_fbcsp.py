@@ -41,6 +41,7 @@ class ShallowFbcsp(RetrievalSystem):
     name: ClassVar[str] = "shallow_fbcsp"
     Config: ClassVar[type] = ShallowFbcspConfig
     network: ClassVar[Network] = brain_encoders.SHALLOW
+    torch_twin: ClassVar[tuple[str, str]] = ("conv_baselines", "ShallowFBCSPNet")
 
     def arguments(self) -> dict[str, Any]:
         sizes = self.sizes

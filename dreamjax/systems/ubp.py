@@ -79,6 +79,7 @@ class Ubp(RetrievalSystem):
     name: ClassVar[str] = "ubp"
     Config: ClassVar[type] = UbpConfig
     network: ClassVar[Network] = brain_encoders.EEG_PROJECT
+    torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "EEGProject")
     published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "last", "gallery": "trained"}
 
     def arguments(self) -> dict[str, Any]:
@@ -97,8 +98,9 @@ class Ubp(RetrievalSystem):
 
     def init(self, rng: Array) -> State:
         state = super().init(rng)
-        known = responses.catalogue(self.config.data.path)
-        shape = (len(self.people), len(known.images))
+        paths = self.config.data.path
+        images = len(responses.catalogue(paths).images) if paths else 1  # without the data there is no training
+        shape = (len(self.people) if paths else 1, images)
         extra = {"similarity": jnp.ones(shape, jnp.float32), "level": jnp.full(shape, USUAL, jnp.int32)}
         return replace(state, extra=extra)
 

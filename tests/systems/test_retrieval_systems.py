@@ -9,17 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dreamjax
+from dreamjax import config as configs
 from dreamjax.comparison import jobs, protocols
 from dreamjax.comparison.jobs import Request
 from dreamjax.errors import UserError
+from dreamjax.export import driver
 from dreamjax.objectives.contrastive import ContrastiveConfig
-from dreamjax.systems import registry
+from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Retrieves, Vectorises, capabilities
 from dreamjax.systems.neurobridge import Neurobridge, NeurobridgeConfig, NeurobridgeModelConfig
 from dreamjax.systems.nice import Nice, NiceConfig, NiceModelConfig
 from dreamjax.systems.ubp import SHARPER, SOFTER, USUAL, Ubp, UbpConfig, UbpModelConfig
 from dreamjax.targets.responses import ResponseConfig
-from dreamjax.training import program
+from dreamjax.training import checkpoints, program
 from tests import trial_shards
 from tests.trial_shards import TrialShards
 
@@ -143,3 +146,27 @@ def test_spatial_attention_without_positions_is_refused(tmp_path: Path) -> None:
     shards = trial_shards.write(tmp_path / "data", people=1, samples=40, placed=False)
     with pytest.raises(UserError, match="positions of the sensors"):
         task_of("brain_module", shards).init(program.run_key(0, b"init"))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_pytorch_gives_the_same_vectors_and_the_folder_comes_back(
+    name: str, shards: TrialShards, tmp_path: Path
+) -> None:
+    task = task_of(name, shards)
+    params = jax.tree.map(np.asarray, task.init(program.run_key(0, b"init")).params)
+    config = replace(task.config, sizes=task.sizes)
+    checkpoints.save_params_as_run(tmp_path / "run", configs.to_json(config), params, step=1)
+    result = driver.export(tmp_path / "run", tmp_path / "torch")
+    assert result.differences is not None
+    assert max(result.differences.values()) < 1e-5
+    dreamjax.import_checkpoint(tmp_path / "torch", tmp_path / "back")
+    back = opening.open_run(tmp_path / "back").params
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if "logit_scale" not in jax.tree_util.keystr(path):
+            np.testing.assert_array_equal(_at(back, path), leaf)
+
+
+def _at(tree: Any, path: Any) -> np.ndarray:
+    for key in path:
+        tree = tree[key.key]
+    return np.asarray(tree)
