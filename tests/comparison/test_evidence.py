@@ -33,6 +33,7 @@ def test_strong_responses_are_significant_and_ordered_by_strength(tmp_path: Path
     assert all(weak <= strong for weak, strong in zip(*tops, strict=True))
 
 
+@pytest.mark.long
 def test_without_signal_p_values_are_uniform(tmp_path: Path) -> None:
     ps = [compare(tmp_path / str(seed), 0.0, seed, ["ridge"]).systems["ridge"]["p"] for seed in range(20)]
     assert stats.kstest(ps, "uniform").pvalue > 0.01

@@ -170,12 +170,13 @@ def test_recordings_of_one_name_differ_by_their_folders(tmp_path):
 
 
 def test_the_number_of_people_in_the_real_recordings(real_eeg):
-    """12 of eegmat, 10 of UCI, one each of muse-lsl and Emotiv; elsewhere what a header states, else unknown."""
+    """12 of eegmat, 10 of UCI, 3 of muse-lsl, one each of Emotiv's; elsewhere what a header states, else unknown."""
     found = find_sources([real_eeg])
     people = {s.person for s in found if s.subject != UNKNOWN}
     assert sum(corpus == "eegmat" for corpus, _ in people) == 12
     assert sum(corpus == "uci-visual" for corpus, _ in people) == 10
-    for corpus in ("muse-lsl", "emotiv-insight", "emotiv-eye-state"):
+    assert sum(corpus == "muse-lsl" for corpus, _ in people) == 3
+    for corpus in ("emotiv-insight", "emotiv-eye-state"):
         assert sum(name == corpus for name, _ in people) == 1
     assert all(s.subject == UNKNOWN for s in found if s.dataset in ("mne-python", "openbci-sample"))
 

@@ -36,6 +36,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> trial_shards.TrialShards
     return trial_shards.write(tmp_path_factory.mktemp("trials") / "data", people=1, samples=100, tmin=0.0)
 
 
+@pytest.fixture(scope="module")
+def both(shards: trial_shards.TrialShards) -> in_memory.TrainedRuns:
+    return trained(shards, [3, 5])
+
+
 def trained(shards: trial_shards.TrialShards, seeds: list[int]) -> in_memory.TrainedRuns:
     tasks = [registry.build(config_of(shards.path, trial_shards.bank_config(shards), seed)) for seed in seeds]
     train, val = tasks[0].examples("train"), tasks[0].examples("val")  # type: ignore[attr-defined]
@@ -56,22 +61,21 @@ def trained(shards: trial_shards.TrialShards, seeds: list[int]) -> in_memory.Tra
     )
 
 
-def test_runs_of_one_program_equal_runs_alone(shards: trial_shards.TrialShards) -> None:
-    both, alone = trained(shards, [3, 5]), trained(shards, [5])
+def test_runs_of_one_program_equal_runs_alone(shards: trial_shards.TrialShards, both: in_memory.TrainedRuns) -> None:
+    alone = trained(shards, [5])
     for one, other in zip(jax.tree.leaves(both.params(1, None)), jax.tree.leaves(alone.params(0, None)), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
     np.testing.assert_allclose(both.losses[:, 1], alone.losses[:, 0], rtol=1e-4)
     assert np.abs(both.losses[:, 0] - both.losses[:, 1]).max() > 1e-3  # seeds differ
 
 
-def test_an_epoch_takes_the_steps_of_the_system(shards: trial_shards.TrialShards) -> None:
-    runs = trained(shards, [7])
-    task = registry.build(config_of(shards.path, trial_shards.bank_config(shards), 7))
+def test_an_epoch_takes_the_steps_of_the_system(shards: trial_shards.TrialShards, both: in_memory.TrainedRuns) -> None:
+    task = registry.build(config_of(shards.path, trial_shards.bank_config(shards), 5))
     examples = task.examples("train")  # type: ignore[attr-defined]
-    state, n = task.init(program.run_key(7, b"init")), len(examples.trials)
+    state, n = task.init(program.run_key(5, b"init")), len(examples.trials)
     update = jax.jit(task.update)
     for epoch in range(EPOCHS):
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(program.run_key(7, b"order"), epoch), n))
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(program.run_key(5, b"order"), epoch), n))
         for first in range(0, n, BATCH):
             rows = np.resize(order[first : first + BATCH], BATCH)
             batch = {name: jnp.asarray(x[rows]) for name, x in examples.rows.items()}
@@ -82,15 +86,14 @@ def test_an_epoch_takes_the_steps_of_the_system(shards: trial_shards.TrialShards
                 "index": jnp.asarray(np.stack([0 * position, epoch * n + position], axis=1), jnp.uint32),
             }
             state, _ = update(state, batch)
-    for one, other in zip(jax.tree.leaves(runs.params(0, None)), jax.tree.leaves(state.params), strict=True):
+    for one, other in zip(jax.tree.leaves(both.params(1, None)), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-def test_the_best_epoch_is_the_one_with_the_highest_score(shards: trial_shards.TrialShards) -> None:
-    runs = trained(shards, [0, 1, 2])
-    assert (runs.best_epoch["held_out"] == runs.scores["held_out"].argmax(0) + 1).all()
-    assert runs.scores["held_out"].shape == (EPOCHS, 3)
-    assert (runs.refused == 0).all()
+def test_the_best_epoch_is_the_one_with_the_highest_score(both: in_memory.TrainedRuns) -> None:
+    assert (both.best_epoch["held_out"] == both.scores["held_out"].argmax(0) + 1).all()
+    assert both.scores["held_out"].shape == (EPOCHS, 2)
+    assert (both.refused == 0).all()
 
 
 def test_running_statistics_are_not_those_of_the_optimiser(shards: trial_shards.TrialShards) -> None:
