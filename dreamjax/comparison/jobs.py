@@ -115,7 +115,12 @@ def _base(system: str, request: Request) -> Any:
     config = configs.to_config_dict(_preset(kind, preset) if preset else schema())
     protocol = request.protocol
     published = getattr(kind, "published", {}) if protocol.published else {}
-    data = dataclasses.replace(request.data, **{**protocol.data, **_given(published, "data")})
+    plain = ResponseConfig()
+    usual: ResponseConfig = configs.to_dataclass(schema, config, system).data
+    names = [field.name for field in dataclasses.fields(plain)]
+    of_system = {name: value for name in names if (value := getattr(usual, name)) != getattr(plain, name)}
+    changes = of_system | dict(protocol.data) | _given(published, "data")  # such as single trials for ATM-S
+    data = dataclasses.replace(request.data, **changes)
     for key, value in (("data", data), ("target", request.target)):
         config[key] = configs.to_config_dict(value)
     if request.epochs is not None and "epochs" in config:

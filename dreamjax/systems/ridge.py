@@ -13,6 +13,8 @@ are V diag(1 / (s + a)) C. The penalty minimises the generalised cross-validatio
 which needs sums over the examples only: no held-out trial is spent on it, and one pass is enough.
 """
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +24,21 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dreamjax import config as configs
-from dreamjax.systems.base import ClosedFormSystem, Retrieves
+from dreamjax.errors import UserError
+from dreamjax.systems import retrieval_torch
+from dreamjax.systems.base import (
+    Checkpoint,
+    ClosedFormSystem,
+    Component,
+    Exported,
+    Exports,
+    Format,
+    Imported,
+    ImportOptions,
+    Imports,
+    Retrieves,
+    Run,
+)
 from dreamjax.systems.retrieval_base import RetrievalData, SizesConfig
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig
@@ -70,7 +86,8 @@ class Ridge(ClosedFormSystem, RetrievalData):
     config: RidgeConfig
     name: ClassVar[str] = "ridge"
     Config: ClassVar[type] = RidgeConfig
-    capabilities: ClassVar[tuple[type, ...]] = (Retrieves,)
+    capabilities: ClassVar[tuple[type, ...]] = (Retrieves, Exports, Imports)
+    formats: ClassVar[tuple[Format, ...]] = ("torch",)
     presets: ClassVar[dict[str, Any]] = {"encode": RidgeConfig(model=RidgeModelConfig(direction="encode", bins=0))}
 
     def data(self, split: str) -> BatchSpec:
@@ -160,6 +177,48 @@ class Ridge(ClosedFormSystem, RetrievalData):
         return self._standardised(params, flat) if self.config.model.direction == "decode" else (
             self._predicted(params, flat)
         )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------- PyTorch, both ways
+    def export(self, run: Run, format: Format) -> Exported:
+        """Return the folder that a PyTorch user loads in one line."""
+        trained = dataclasses.replace(
+            self.config, sizes=self.sizes, data=dataclasses.replace(self.config.data, path=())
+        )
+        tensors = {name: np.asarray(x, np.float32) for name, x in run.params.items()}
+        rng, sizes = np.random.default_rng(0), self.sizes
+        signal = rng.standard_normal((3, sizes.channels, sizes.samples)).astype(np.float32)
+        vectors = rng.standard_normal((3, sizes.features)).astype(np.float32)
+        with jax.default_matmul_precision("highest"):
+            brain = np.asarray(self.query(run.params, {"signal": jnp.asarray(signal)}))
+            image = np.asarray(self.image_side(run.params, jnp.asarray(vectors)))
+        config = {
+            "direction": self.config.model.direction,
+            "bins": self.config.model.bins,
+            "shapes": {name: list(x.shape) for name, x in tensors.items()},
+            "run": json.loads(configs.to_json(trained)),
+        }
+        text = (retrieval_torch.PYTORCH / "ridge.py").read_text(encoding="utf-8")
+        return Exported(
+            {"": Component(config, tensors, {f"{retrieval_torch.MODULE}.py": text})},
+            {"signal": signal, "vectors": vectors, "brain": brain, "image": image},
+            retrieval_torch.CHECK.replace(', p["subject"]', ""),
+            title="ridge: a linear retrieval system solved with dreamjax",
+            usage=retrieval_torch.USAGE,
+            rows={"image vectors": self.config.target.words, "direction": self.config.model.direction},
+            compared="`signal` and `vectors`, and dreamjax's `brain` and `image` for them",
+        )
+
+    @classmethod
+    def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
+        settings = checkpoint.settings.get("run")
+        if not isinstance(settings, dict) or settings.get("system") != cls.name:
+            return None
+        config: Any = configs.from_json(RidgeConfig, json.dumps(settings), f"{checkpoint.source}/config.json")
+        names = ("kernel", "mean_x", "mean_y", "spread_y", "penalty")
+        if missing := [name for name in names if name not in checkpoint.tensors]:
+            raise UserError(f"{checkpoint.source}: the tensors {', '.join(missing)} are missing; export it again")
+        params = {name: np.asarray(checkpoint.tensors[name], np.float32) for name in names}
+        return Imported(cls.name, config, params, sum(x.size for x in params.values()), {"system": cls.name})
 
 
 def _spread(squares: Array, mean: Array, n: Array) -> Array:

@@ -119,6 +119,15 @@ def test_people_are_not_told_apart_in_neuralbench(shards: TrialShards) -> None:
     assert data.repeats == "single"
 
 
+def test_a_system_keeps_its_kind_of_trials_unless_the_protocol_or_the_user_says_otherwise(shards: TrialShards) -> None:
+    request = request_of(shards, ("atm", "nice"), people="joint", seeds=1)
+    assert [job.configs[0].data.repeats for job in jobs.jobs(request)] == ["single", "average"]
+    averaged = replace(request, settings=(("data.repeats", "average"),))
+    assert {job.configs[0].data.repeats for job in jobs.jobs(averaged)} == {"average"}
+    alone = replace(request, protocol=protocols.find("single_trial"))
+    assert {job.configs[0].data.repeats for job in jobs.jobs(alone)} == {"single"}
+
+
 def test_a_published_choice_on_the_test_set_is_labelled(shards: TrialShards) -> None:
     made = jobs.jobs(request_of(shards, ("shallow", "nice"), protocol="paper", seeds=1))
     assert {job.system: job.checkpoints for job in made} == {"shallow": ("test", "last"), "nice": ("held_out", "last")}
