@@ -202,20 +202,22 @@ def _says(test: paired.PairedTest) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- tables
 def _scores(result: Comparison) -> Section:
-    header = ["system", "checkpoint", *(f"top-{k}" for k in TOPS), f"{SHOWN_WAYS}-way", "median rank", "p", "encoder"]
+    tops = [k for k in TOPS if k < max(result.gallery, 2)]  # among all images the right one always is
+    of_ways = f"{100 / SHOWN_WAYS:.1f}" if result.gallery > SHOWN_WAYS else tables.NOTHING
+    header = ["system", "checkpoint", *(f"top-{k}" for k in tops), f"{SHOWN_WAYS}-way", "median rank", "p", "encoder"]
     header.append("all parameters")
     rows = []
     for name, one in result.systems.items():
         for checkpoint, values in one["checkpoints"].items():
             what = CONTROLS.get(checkpoint) or protocols.in_words(checkpoint, one["validation"], one["closed_form"])
-            cells = [_percent(values[f"top{k}"]) for k in TOPS]
+            cells = [_percent(values[f"top{k}"]) for k in tops]
             first = checkpoint == next(iter(one["checkpoints"]))
             cells.append(_percent(values.get(f"{SHOWN_WAYS}_way")))
             cells += [tables.number(values["relative_median_rank"]), tables.number(one["p"], ".2g") if first else ""]
             sizes = [f"{one['parameters'][part]:,}" if first else "" for part in ("encoder", "all")]
             rows.append([name if first else "", what, *cells, *sizes])
-    chance = [f"{100 * retrieval.chance(k, max(result.gallery, 1)):.1f}" for k in TOPS]
-    rows.append([CHANCE, "", *chance, f"{100 / SHOWN_WAYS:.1f}", "0.500", "", "", ""])
+    chance = [f"{100 * retrieval.chance(k, max(result.gallery, 1)):.1f}" for k in tops]
+    rows.append([CHANCE, "", *chance, of_ways, "0.500", "", "", ""])
     return Section("", Table(header, rows), notes=[f"! {job}: {why}" for job, why in result.missing.items()])
 
 
