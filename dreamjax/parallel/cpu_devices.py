@@ -18,6 +18,8 @@ from dreamjax.parallel.tree_paths import PyTree
 
 MOST = 8  # more have not been measured
 ROWS = 4  # of a batch, at least, on each device
+THREADS = "NPROC"  # variable from which XLA takes the threads of its pools, cores where it is not set. A device that
+# waits for the others in a sum occupies one: with no more threads than devices, a run stood still and XLA ended it
 SHARE = 4  # the states of all devices take at most 1 / SHARE of the machine's memory
 
 
@@ -43,6 +45,7 @@ def make_one_per_core(
     count = choose(config, batch_size, microbatches, size, environment.cores(), memory)
     if count > 1 and not xla_bridge.backends_are_initialized():
         log.debug("%d CPU devices, one per core", count)
+        os.environ.setdefault(THREADS, str(environment.cores() + count))
         jax.config.update("jax_num_cpu_devices", count)
 
 

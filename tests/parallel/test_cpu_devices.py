@@ -31,7 +31,8 @@ def test_chooses_as_many_devices_as_batch_mesh_and_memory_take(mesh, batch, piec
 
 
 def devices_of(script, **environment):
-    left = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    unset = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", cpu_devices.THREADS)
+    left = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run([sys.executable, "-c", script], env=left | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
@@ -56,3 +57,20 @@ print(len(jax.devices()))
 @pytest.mark.parametrize(("given", "expected"), [({}, 4), ({"JAX_NUM_CPU_DEVICES": "3"}, 3)])
 def test_makes_the_devices_unless_their_number_is_set(given, expected):
     assert devices_of(SCRIPT, JAX_PLATFORMS="cpu", **given) == expected
+
+
+def test_xla_has_more_threads_than_devices_that_may_wait():
+    script = (
+        SCRIPT
+        + """
+(jnp.ones((256, 256)) @ jnp.ones((256, 256))).block_until_ready()
+"""
+    )
+    script = (
+        script.replace("print(len(jax.devices()))", "").rstrip()
+        + """
+names = [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
+print(names.count("tf_XLAEigen"))
+"""
+    )
+    assert devices_of(script, JAX_PLATFORMS="cpu") == 8  # four cores, four devices
