@@ -1,7 +1,7 @@
 """The images that simulated subjects see: one shape per class, drawn at some place, in some size and colour."""
 
 import colorsys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +43,7 @@ SHAPES = tuple(_INSIDE)
 PIXELS = 64
 REACH = 0.32  # of places from the middle, the whole image being -1 … 1
 HUES = 6
+CONCEPTS = len(SHAPES) * HUES  # shapes in a colour
 GREY = 128  # behind the shape
 LIGHTNESS, SATURATION = 0.55, 0.9  # of a shape's colour
 
@@ -74,6 +75,19 @@ def image_set(classes: int, per_class: int, seed: int) -> tuple[Stimulus, ...]:
             x, y, size = np.round(rng.uniform(-1, 1, 3), 3).tolist()
             images.append(Stimulus(f"{shape}_{number:02d}.png", shape, x, y, size, int(rng.integers(HUES)) / HUES))
     return tuple(images)
+
+
+def concept_images(rng: np.random.Generator, counts: Sequence[int]) -> list[list[Stimulus]]:
+    """Draw concepts, so many images of each. A concept is a shape in a colour, whose name stands for the file.
+
+    Within a concept place and size differ.
+    """
+    drawn = []
+    for which, count in zip(rng.permutation(CONCEPTS)[: len(counts)].tolist(), counts, strict=True):
+        shape, hue = SHAPES[which % len(SHAPES)], which // len(SHAPES)
+        places = [np.round(rng.uniform(-1, 1, 3), 3).tolist() for _ in range(count)]
+        drawn.append([Stimulus(f"{shape}{hue}", shape, *place, hue / HUES) for place in places])
+    return drawn
 
 
 def classes_of(images: tuple[Stimulus, ...]) -> tuple[str, ...]:

@@ -6,8 +6,8 @@
     images/00001_circle/…                          the images of both folders in one, as training reads them
     truth.json                                     the settings
 
-A trial is a linear mixture: every feature of the image has a topography and a course over time after the onset, whose
-sum is multiplied by `strength` and added to noise. At strength 0 trials carry nothing about the images.
+A trial is forward-modelled: every feature of the image drives a dipole with a course over time after the onset; the
+sum at the electrodes is multiplied by `strength` and added to noise. At strength 0 trials carry nothing about images.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from jaxtyping import Float
 
 from dreamjax.errors import UserError
 from dreamjax.signals.recordings.corpora.things_layouts import CAP_ORDER, CHANNELS_17, CHANNELS_63
-from dreamjax.signals.simulation.stimuli import SHAPES, Stimulus, draw, new_set
+from dreamjax.signals.simulation import feature_sources
+from dreamjax.signals.simulation.stimuli import CONCEPTS, SHAPES, Stimulus, concept_images, draw, new_set
 from dreamjax.storage.image_files import pillow
 from dreamjax.typing import JsonDict
 
 LAYOUTS = ("original", "nice", "ubp", "neurobridge", "adabrain", "raw", "alljoined")
 TRUTH = "truth.json"
 CONCEPT_PIXELS = 48
-HUES = 6
 RAW_HZ, SOA_S, TARGET = 1000.0, 0.2, 99999
 RAW_UV = 8.0  # SD of the noise of a recording
 COURSES_S = (0.09, 0.13, 0.17, 0.22, 0.28, 0.36)  # after the onset, where a feature's response is largest
@@ -56,7 +56,7 @@ class ThingsLayout:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise UserError(f"simulate: layout is {self.layout!r}, but must be one of {', '.join(LAYOUTS)}")
-        if self.concepts + self.test_concepts > len(SHAPES) * HUES:
+        if self.concepts + self.test_concepts > CONCEPTS:
             raise UserError(f"simulate: concepts are at most {len(SHAPES) * HUES}, with those of the test images")
 
     @property
@@ -75,21 +75,21 @@ class ThingsLayout:
 
 
 def drawn_concepts(layout: ThingsLayout) -> tuple[list[Stimulus], list[Stimulus]]:
-    """Return the training and the test images. A concept is a shape in a colour; within it place and size differ."""
+    """Return the training and the test images."""
     rng = np.random.default_rng([layout.seed, 30])
-    order, made = rng.permutation(len(SHAPES) * HUES), {"train": list[Stimulus](), "test": list[Stimulus]()}
-    for split, first, count, each in (
-        ("train", 0, layout.concepts, layout.images_per_concept),
-        ("test", layout.concepts, layout.test_concepts, 1),
-    ):
-        for number, which in enumerate(order[first : first + count].tolist()):
-            shape, hue = SHAPES[which % len(SHAPES)], which // len(SHAPES)
-            for exemplar in range(each):
-                x, y, size = np.round(rng.uniform(-1, 1, 3), 3).tolist()
-                name = f"{shape}{hue}"
-                file = f"{number + 1:05d}_{name}/{name}_{exemplar + 1:02d}s.jpg"
-                made[split].append(Stimulus(file, shape, x, y, size, hue / HUES))
-    return made["train"], made["test"]
+    counts = [layout.images_per_concept] * layout.concepts + [1] * layout.test_concepts
+    drawn = concept_images(rng, counts)
+    parts = drawn[: layout.concepts], drawn[layout.concepts :]
+    train, test = ([image for number, one in enumerate(part) for image in _named(one, number + 1)] for part in parts)
+    return train, test
+
+
+def _named(images: list[Stimulus], number: int) -> list[Stimulus]:
+    """Return images of a concept with the names of their files, as THINGS has them."""
+    return [
+        dataclasses.replace(image, file=f"{number:05d}_{image.file}/{image.file}_{exemplar + 1:02d}s.jpg")
+        for exemplar, image in enumerate(images)
+    ]
 
 
 def image_features(images: list[Stimulus]) -> Float[np.ndarray, "images features"]:
@@ -121,14 +121,10 @@ class _Person:
 
 
 def _person(layout: ThingsLayout, number: int, features: int) -> _Person:
-    """Draw a person: topographies that are half those of everybody, and a course of every feature."""
-    everybody = np.random.default_rng([layout.seed, 32])
+    """Draw a person, whose sources lie near those of the average brain; every feature has a course in time."""
+    average = feature_sources.average_dipoles(np.random.default_rng([layout.seed, 32]), features)
     rng = np.random.default_rng([layout.seed, 33, number])
-    channels = len(CHANNELS_63)
-    topography = np.sqrt(0.5) * (
-        everybody.standard_normal((features, channels)) + rng.standard_normal((features, channels))
-    )
-    topography = topography[:, [CHANNELS_63.index(name) for name in layout.ch_names]]
+    topography = feature_sources.of_electrodes(layout.ch_names, feature_sources.of_person(rng, average)).T
     peak = np.resize(COURSES_S, features)[:, None]
     course = np.exp(-(((layout.times - peak) / 0.06) ** 2) / 2) * (layout.times > 0.04)
     kernel = topography[:, :, None] * course[:, None, :]

@@ -8,7 +8,7 @@
 
 The recordings are FIF in place of CTF folders, which MNE does not write; all else is as published: 64 on UPPT001 at an
 image and 32 at a run's end, catch trials, test images that are shown twelve times, onsets in events.tsv 150 ms late.
-A response is a linear mixture of features of the image (its colours, blurred), each with a time course of its own.
+A response is forward-modelled: every feature of the image (its colours, blurred) drives a dipole with a time course.
 """
 
 import dataclasses
@@ -26,11 +26,13 @@ from jaxtyping import Float
 from dreamjax.errors import UserError, require
 from dreamjax.signals.recordings.corpora import things_meg
 from dreamjax.signals.recordings.corpora.things_meg_epochs import CATCH, LISTS, REPEATS
-from dreamjax.signals.simulation.stimuli import Stimulus, draw, image_set, new_set
+from dreamjax.signals.simulation import feature_sources
+from dreamjax.signals.simulation.stimuli import CONCEPTS, Stimulus, concept_images, draw, new_set
 from dreamjax.storage.image_files import pillow
 from dreamjax.typing import JsonDict
 
 FEATURES, GRID = 8, 4  # features of an image; side of its blurred form
+BASELINE_M = 0.05  # of a CTF gradiometer
 NOISE_T = 1e-13  # T, SD of a sensor's noise: 100 fT
 STEP_S, JITTER_S, FIRST_S, LATE_S = 1.5, 0.2, 1.5, 0.15  # from image to image, and ±; before the first; of events.tsv
 EPOCHS_HZ, EPOCH_S = 200.0, (-0.1, 1.3)
@@ -59,8 +61,11 @@ class Layout:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise UserError(f"simulate: {name} is {getattr(self, name)}, but must be {low} or more")
-        if self.subjects > 4 or not self.test_images < self.classes <= 19:
-            raise UserError("simulate: THINGS-MEG has up to 4 people, and fewer test images than concepts, of up to 19")
+        if self.subjects > 4 or not self.test_images < self.classes <= CONCEPTS:
+            raise UserError(
+                f"simulate: {self.subjects} people, {self.test_images} test images, {self.classes} classes; THINGS-MEG "
+                f"has up to 4 people, and fewer test images than classes, which may be up to {CONCEPTS} here"
+            )
         if not self.strength >= 0:
             raise UserError(f"simulate: strength is {self.strength:g}, but must be 0 or more")
 
@@ -78,7 +83,7 @@ class _Image:
 
     @property
     def label(self) -> str:
-        return f"{self.concept:05d}_{self.drawn.shape}"
+        return f"{self.concept:05d}_{self.drawn.file}"
 
 
 def write(out: epath.PathLike, layout: Layout) -> JsonDict:
@@ -94,7 +99,7 @@ def write(out: epath.PathLike, layout: Layout) -> JsonDict:
         _write_images(root / "images", images)
         lists = root / "derivatives" / "preprocessed"
         lists.mkdir(parents=True)
-        (lists / LISTS[0]).write_text("".join(f"images/{i.drawn.shape}/{i.name}\n" for i in images))
+        (lists / LISTS[0]).write_text("".join(f"images/{i.drawn.file}/{i.name}\n" for i in images))
         (lists / LISTS[1]).write_text("".join(f"{i.concept}\n" for i in images))
         (root / things_meg.TABLES).mkdir()
         (root / "dataset_description.json").write_text(json.dumps({"Name": "THINGS-MEG layout", "License": "CC0"}))
@@ -111,7 +116,7 @@ def write(out: epath.PathLike, layout: Layout) -> JsonDict:
         "epochs": str(out / "derivatives" / "preprocessed"),
         "images_folder": str(out / "images"),
         "subjects": layout.subjects,
-        "classes": list(dict.fromkeys(i.drawn.shape for i in images)),
+        "classes": list(dict.fromkeys(i.drawn.file for i in images)),
         "images": len(images),
         "trials": trials,
         "channels": layout.channels,
@@ -123,19 +128,17 @@ def write(out: epath.PathLike, layout: Layout) -> JsonDict:
 
 def _images(layout: Layout) -> list[_Image]:
     """Return all images, by concept; the last one of the first concepts is a test image."""
-    drawn = image_set(layout.classes, layout.images_per_class, layout.seed)
-    blurred = np.array([_blurred(draw(image)) for image in drawn])
+    drawn = concept_images(np.random.default_rng([layout.seed, 1]), [layout.images_per_class] * layout.classes)
+    blurred = np.array([_blurred(draw(image)) for concept in drawn for image in concept])
     blurred = (blurred - blurred.mean(axis=0)) / (blurred.std(axis=0) + 1e-9)
     mixing = np.random.default_rng([layout.seed, 20]).normal(size=(blurred.shape[1], FEATURES))
-    features = blurred @ mixing / np.sqrt(blurred.shape[1])
-    shapes = list(dict.fromkeys(image.shape for image in drawn))
-    images, seen = [], dict.fromkeys(shapes, 0)
-    for i, image in enumerate(drawn):
-        seen[image.shape] += 1
-        concept = shapes.index(image.shape) + 1
-        test = seen[image.shape] == layout.images_per_class and concept <= layout.test_images
-        name = f"{image.shape}_{seen[image.shape]:02d}{'s' if test else 'b'}.jpg"
-        images.append(_Image(image, i + 1, concept, name, test, features[i]))
+    features = iter(blurred @ mixing / np.sqrt(blurred.shape[1]))
+    images: list[_Image] = []
+    for concept, exemplars in enumerate(drawn, 1):
+        for number, image in enumerate(exemplars, 1):
+            test = number == layout.images_per_class and concept <= layout.test_images
+            name = f"{image.file}_{number:02d}{'s' if test else 'b'}.jpg"
+            images.append(_Image(image, len(images) + 1, concept, name, test, next(features)))
     return images
 
 
@@ -151,18 +154,28 @@ def _write_images(folder: Path, images: Sequence[_Image]) -> None:
         pillow().fromarray(draw(image.drawn)).save(path, format="JPEG", quality=95)
 
 
+def _axes(xyz: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    """Return the axes of a coil, a row each, of which the last one points outwards."""
+    outward = xyz / np.linalg.norm(xyz)
+    first = np.cross(outward, np.eye(3)[np.argmin(np.abs(outward))])
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(outward, first), outward])
+
+
 class _Person:
     """Sensors and responses of one person: a linear mixture of an image's features."""
 
     def __init__(self, layout: Layout, person: int):
         self.layout, rng = layout, np.random.default_rng([layout.seed, 21, person])
         self.rng = rng
-        self.mixing_CxK = rng.normal(size=(layout.channels, FEATURES)) / np.sqrt(FEATURES)
         self.peak_K, self.width_K = rng.uniform(0.1, 0.5, FEATURES), rng.uniform(0.03, 0.08, FEATURES)
         angle = np.linspace(0, 2 * np.pi * 4, layout.channels)
         height = np.linspace(0.1, 0.95, layout.channels)
         around = np.sqrt(1 - height**2)
         self.loc_Cx3 = 0.12 * np.stack([around * np.cos(angle), around * np.sin(angle), height], axis=1)
+        average = feature_sources.average_dipoles(np.random.default_rng([layout.seed, 22]), FEATURES)
+        dipoles = feature_sources.of_person(rng, average)
+        self.mixing_CxK = feature_sources.of_gradiometers(self.loc_Cx3, BASELINE_M, dipoles) / np.sqrt(FEATURES)
 
     def response(self, features: np.ndarray, times: np.ndarray) -> Float[np.ndarray, "channels time"]:
         """Return the response at these times after an onset (s), in SDs of the noise."""
@@ -183,7 +196,7 @@ class _Person:
         info = mne.create_info(names, sfreq, types)
         for i, xyz in enumerate(self.loc_Cx3):
             info["chs"][i]["coil_type"] = CTF_GRADIOMETER
-            info["chs"][i]["loc"][:] = np.concatenate([xyz, np.eye(3).ravel()])
+            info["chs"][i]["loc"][:] = np.concatenate([xyz, _axes(xyz).ravel()])
         if triggers:
             info["chs"][-2]["coil_type"] = CTF_REFERENCE
         info["dev_head_t"] = mne.transforms.Transform("meg", "head", mne.transforms.translation(0, 0.01, 0.02))
@@ -243,7 +256,7 @@ def _write_run(
             "test_image_nr": image.concept if image is not None and image.test else "",
             "image_path": "images_catch_meg/catch.jpg"
             if image is None
-            else f"images_meg/{image.drawn.shape}/{image.name}",
+            else f"images_meg/{image.drawn.file}/{image.name}",
             "image_on": f"{onset / sfreq:.4f}",
             "image_off": f"{onset / sfreq + 0.5:.4f}",
         }
