@@ -85,8 +85,11 @@ def concept_images(rng: np.random.Generator, counts: Sequence[int]) -> list[list
     drawn = []
     for which, count in zip(rng.permutation(CONCEPTS)[: len(counts)].tolist(), counts, strict=True):
         shape, hue = SHAPES[which % len(SHAPES)], which // len(SHAPES)
-        places = [np.round(rng.uniform(-1, 1, 3), 3).tolist() for _ in range(count)]
-        drawn.append([Stimulus(f"{shape}{hue}", shape, *place, hue / HUES) for place in places])
+        images = []
+        for _ in range(count):
+            x, y, size = np.round(rng.uniform(-1, 1, 3), 3).tolist()
+            images.append(Stimulus(f"{shape}{hue}", shape, x, y, size, hue / HUES))
+        drawn.append(images)
     return drawn
 
 

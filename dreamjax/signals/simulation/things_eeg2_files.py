@@ -57,7 +57,7 @@ class ThingsLayout:
         if self.layout not in LAYOUTS:
             raise UserError(f"simulate: layout is {self.layout!r}, but must be one of {', '.join(LAYOUTS)}")
         if self.concepts + self.test_concepts > CONCEPTS:
-            raise UserError(f"simulate: concepts are at most {len(SHAPES) * HUES}, with those of the test images")
+            raise UserError(f"simulate: concepts are at most {CONCEPTS}, with those of the test images")
 
     @property
     def ch_names(self) -> tuple[str, ...]:
