@@ -137,7 +137,8 @@ def compare(
     Args:
         systems: names, or NAME:PRESET.
         data: dataset folders of trials whose images are known.
-        target: what images are compared by: a vision model's folder or hub id, or a file of vectors with names.
+        target: what images are compared by: a vision model's folder or hub id, a file of vectors with names, or a
+            low-level feature (`targets.low_level`).
         workdir: folder of the comparison; what is done in it is not done again.
         images: folder of the images that were seen, for a vision model.
         corpus, path, stimuli: in place of `data`: a corpus of trials as it was downloaded, its name, and its folder of

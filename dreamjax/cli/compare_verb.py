@@ -48,7 +48,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--target",
         required=True,
         metavar="MODEL|FILE|NAME",
-        help="image vectors: a vision model's folder, a file of vectors with names, or a low-level feature",
+        help="image vectors: a vision model's folder, a file of vectors with names, or one of colour_histogram, "
+        "lbp, hog, fft, fft_log_psd",
     )
     add("--layer", type=int, metavar="N", help="of the vision model (default: its output)")
     add("--pooling", metavar="NAME", help="of that layer (default: the model's)")

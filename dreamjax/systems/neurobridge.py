@@ -74,7 +74,7 @@ class Neurobridge(ImageProjection):
         return shapes | {"rate": model.dropout}
 
     def banks(self) -> dict[str, tuple[BankConfig, ...]]:
-        views = self.config.model.views if self.config.target.is_network else ()
+        views = self.config.model.views if self.config.target.sees_images else ()
         each = tuple(replace(self.config.target, view=view) for view in views)
         return super().banks() | ({VIEWS: each} if len(each) > 1 else {})
 

@@ -108,7 +108,7 @@ class Samga(RetrievalSystem):
     @property
     def layers(self) -> tuple[int, ...]:
         """Return the layers whose vectors are mixed: one where the vectors are computed already."""
-        return self.config.model.layers if self.config.target.is_network and self.config.model.layers else (0,)
+        return self.config.model.layers if self.config.target.has_layers and self.config.model.layers else (0,)
 
     def banks(self) -> dict[str, tuple[BankConfig, ...]]:
         if len(self.layers) == 1:

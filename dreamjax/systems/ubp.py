@@ -89,7 +89,7 @@ class Ubp(RetrievalSystem):
 
     def banks(self) -> dict[str, tuple[BankConfig, ...]]:
         target = self.config.target
-        if not target.is_network:
+        if not target.sees_images:
             return super().banks()  # vectors that are computed already are not blurred
         kernels = self.config.model.kernels
         return super().banks() | {

@@ -1,4 +1,4 @@
-"""Vectors of images, from a frozen network's layer or from a file: what retrieval compares brain responses with.
+"""Vectors of images, of a frozen network, of pixels or from a file: what retrieval compares brain responses with.
 
 config = BankConfig(path="openai/clip-vit-large-patch14", layer=16, pooling="patches", images="images")
 bank = open_bank(config, names, mesh)
@@ -8,7 +8,7 @@ Images are seen by the network's evaluation transform: resized and cropped from 
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -22,16 +22,13 @@ from jaxtyping import Array, Float
 
 from dreamjax.errors import UserError
 from dreamjax.models import mobilenet
-from dreamjax.signals.datasets.arrays import open_npy
 from dreamjax.storage import manifest, presence
-from dreamjax.targets import features, image_folder, preprocessing
+from dreamjax.targets import features, image_folder, low_level, preprocessing, vector_files
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.image_folder import Captioned
+from dreamjax.targets.low_level import FEATURES
 from dreamjax.targets.views import View
-from dreamjax.weights import weight_files
 
-FILES = (".npy", ".npz", ".safetensors")
-NAMES = ".names.txt"  # after the stem of a .npy or .safetensors file: the images' names, one a line
 MOBILENET = preprocessing.Preprocessing(
     edge=None, size=(224, 224), resample=preprocessing.BILINEAR, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3
 )
@@ -41,12 +38,15 @@ MOBILENET = preprocessing.Preprocessing(
 class BankConfig:
     """Where the vectors of images come from."""
 
-    path: str = ""  # folder or hub id of a CLIP, DINOv2 or ViT; a MobileNet's .npz; or a file of vectors with names
+    # folder or hub id of a CLIP, DINOv2 or ViT; a MobileNet's .npz; a file of vectors with names; or colour_histogram,
+    # lbp, hog, fft, fft_log_psd
+    path: str = ""
     layer: int | None = None  # of the network, from 0 or from the end; None: its output
     pooling: Literal["auto", "projected", "pooled", "cls", "patches", "tokens"] = "auto"
     view: View = "none"  # of the images, before the network's own transform
     view_size: int = 51  # taps of a blur, of 224 pixels
-    images: str = ""  # folder of the images that were seen; not needed for a file of vectors
+    images: str = ""  # folder of the images that were seen; not needed for a file of vectors with names
+    order: Literal["names", "listing"] = "names"  # listing: the rows of a file without names are the sorted images
     bank: str = "auto"  # folder where computed vectors are kept; auto: $XDG_CACHE_HOME/dreamjax/banks
     batch: int = 32  # images at a time
 
@@ -64,9 +64,20 @@ class BankConfig:
         return os.path.join(base, "dreamjax", "banks") if self.bank == "auto" else self.bank
 
     @property
-    def is_network(self) -> bool:
-        """Return whether a network computes the vectors, so that it can see other views of the images."""
-        return bool(self.path) and (bool(self.images) or not self.path.lower().endswith(FILES))
+    def sees_images(self) -> bool:
+        """Return whether the vectors are computed from the images here, so that views of these can be had too.
+
+        A file that is not there, as where a run is opened elsewhere, counts as a network's if images are named.
+        """
+        if not self.path.lower().endswith(vector_files.SUFFIXES):
+            return bool(self.path)
+        path = epath.Path(self.path)
+        return _is_mobilenet(vector_files.array_names(path)) if presence.exists(path) else bool(self.images)
+
+    @property
+    def has_layers(self) -> bool:
+        """Return whether a network computes the vectors, of which another layer can be had too."""
+        return self.sees_images and self.path not in FEATURES
 
     @property
     def words(self) -> str:
@@ -87,28 +98,25 @@ class Bank(NamedTuple):
 def open_bank(config: BankConfig, names: Sequence[str], mesh: Mesh) -> Bank:
     """Return the vectors of images, in the order of `names`; computed once and kept.
 
-    `names`: relative to the folder `config.images`, or a file name that only one image of it has.
+    `names`: relative to the folder `config.images`, or without leading folders where only one image of it fits.
 
     Raise UserError for a missing model, image or row of a file, naming it.
     """
     if not config.path:
-        raise UserError("target.path is empty; name a vision model's folder, or a file of vectors with names")
-    path = epath.Path(config.path)
-    if config.view != "none" and not config.is_network:
-        raise UserError(f"target.view is {config.view}, but {config.path} holds vectors that are computed already")
-    if config.path.lower().endswith(FILES):
-        if not presence.exists(path):
-            raise UserError(f"{config.path}: no such file; name a file of vectors or a vision model's folder")
-        stored = _stored(path)
-        if not _is_mobilenet(stored):
-            return _imported(config, stored, names)
-        return Bank(_mobilenet(config, path, stored, _entries(config, names), mesh), tuple(names))
-    pooling = config.pooling
-    if pooling == "auto":
-        pooling = "projected" if config.layer is None else "patches"
-    embedding = EmbeddingConfig(config.path, pooling, config.layer)
-    entries = _entries(config, names)
-    vectors = features.embeddings(config.root, embedding, entries, mesh, config.batch, _view(config))
+        raise UserError(
+            "target.path is empty; name a vision model's folder, a file of vectors with names, or one of "
+            f"{', '.join(FEATURES)}"
+        )
+    if config.path in FEATURES:
+        vectors = _low_level(config, _entries(config, names), mesh)
+    elif config.path.lower().endswith(vector_files.SUFFIXES):
+        stored = vector_files.read(epath.Path(config.path))
+        if _is_mobilenet(stored):
+            vectors = _mobilenet(config, epath.Path(config.path), stored, _entries(config, names), mesh)
+        else:
+            vectors = _imported(config, stored, names)
+    else:
+        vectors = _embedded(config, _entries(config, names), mesh)
     return Bank(vectors.reshape(len(vectors), -1), tuple(names))
 
 
@@ -121,80 +129,60 @@ def _entries(config: BankConfig, names: Sequence[str]) -> list[Captioned]:
     if not config.images:
         raise UserError("target.images is empty; name the folder of the images that were seen")
     listed = image_folder.listing(config.images, captions=False, among=set(names))
-    by_name = {entry.name: entry for entry in listed}
-    by_file: dict[str, list[Captioned]] = {}
-    for entry in listed:
-        by_file.setdefault(PurePosixPath(entry.name).name, []).append(entry)
-    chosen, missing = [], []
-    for name in names:
-        same = [by_name[name]] if name in by_name else by_file.get(PurePosixPath(name).name, [])
-        (chosen.append(same[0]) if len(same) == 1 else missing.append(name))
-    if missing:
+    places = vector_files.places(names, [entry.name for entry in listed])
+    if missing := [name for name, i in zip(names, places, strict=True) if i < 0]:
         raise UserError(
             f"{config.images} lacks {len(missing)} of the {len(names)} images that were seen, such as {missing[0]}; "
             "name the folder that holds them all"
         )
-    return chosen
+    return [listed[i] for i in places]
 
 
-# --------------------------------------------------------------------------------------------------- files of vectors
-def _stored(path: epath.Path) -> Mapping[str, Any]:
-    """Return the arrays of a file, never executing what it holds."""
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return {"vectors": open_npy(path)}
-    if suffix == ".safetensors":
-        return {name: np.asarray(x) for name, x in weight_files.open_weights(path).items()}
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError) as problem:
-        raise UserError(f"{path}: not readable as .npz ({problem}); write it with np.savez") from problem
-
-
-def _imported(config: BankConfig, stored: Mapping[str, Any], names: Sequence[str]) -> Bank:
-    """Return the rows of a file in the order of `names`. Raise UserError where it lacks names, or one of them."""
-    path = epath.Path(config.path)
-    arrays = [name for name, x in stored.items() if x.ndim >= 2 and x.dtype.kind == "f"]
-    if len(arrays) != 1:
-        raise UserError(f"{path}: it has {len(arrays)} arrays of vectors ({', '.join(arrays[:4])}); keep one")
-    vectors, listed = stored[arrays[0]], _names(path, stored)
-    if len(listed) != len(vectors):
-        raise UserError(f"{path}: {len(vectors)} vectors, but {len(listed)} names; each vector needs its image's name")
-    if len(set(listed)) < len(listed):
-        twice = next(name for name in listed if listed.count(name) > 1)
-        raise UserError(f"{path}: {twice} is named more than once; each image has one vector")
-    row = {name: i for i, name in enumerate(listed)}
-    by_file = {PurePosixPath(name).name: i for name, i in row.items()}
-    if len(by_file) == len(row):  # names may lack, or have, folders
-        row = by_file | row
-        names = [name if name in row else PurePosixPath(name).name for name in names]
-    if missing := [name for name in names if name not in row]:
+def _imported(config: BankConfig, stored: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:
+    """Return the rows of a file of vectors."""
+    if config.view != "none":
+        raise UserError(f"target.view is {config.view}, but {config.path} holds vectors that are computed already")
+    if config.layer is not None or config.pooling != "auto":
         raise UserError(
-            f"{path} has no vector of {len(missing)} of the {len(names)} images that were seen, such as {missing[0]}; "
-            "compute them with the same network and add them"
+            f"target.layer and target.pooling choose what a network computes, but {config.path} holds vectors that are "
+            "computed already; leave them out"
         )
-    chosen = np.asarray(vectors[[row[name] for name in names]], np.float32)
-    if not np.isfinite(chosen).all():
-        raise UserError(f"{path}: some vectors are not finite; compute them again")
-    return Bank(chosen.reshape(len(chosen), -1), tuple(names))
+    listing = None
+    if config.order == "listing":
+        if not config.images:
+            raise UserError('target.order is "listing", which needs the image folder; set target.images')
+        listing = [entry.name for entry in image_folder.listing(config.images, captions=False)]
+    return vector_files.rows(epath.Path(config.path), stored, names, listing)
 
 
-def _names(path: epath.Path, stored: Mapping[str, Any]) -> list[str]:
-    for key in ("names", "ids"):
-        if key in stored and stored[key].dtype.kind in "US":
-            return [str(name) for name in stored[key].tolist()]
-    file = path.with_name(path.stem + NAMES)
-    if not presence.exists(file):
-        raise UserError(
-            f"{path} does not say which image each vector is of; add an array `names`, or the file {file.name} with a "
-            "name a line"
-        )
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+def _embedded(config: BankConfig, entries: Sequence[Captioned], mesh: Mesh) -> np.ndarray:
+    """Return what a CLIP, DINOv2 or ViT makes of images."""
+    pooling = config.pooling
+    if pooling == "auto":
+        pooling = "projected" if config.layer is None else "patches"
+    embedding = EmbeddingConfig(config.path, pooling, config.layer)
+    return features.embeddings(config.root, embedding, entries, mesh, config.batch, _view(config))
+
+
+def _low_level(config: BankConfig, entries: Sequence[Captioned], mesh: Mesh) -> np.ndarray:
+    """Return a low-level feature of images of 224 × 224 pixels."""
+    if config.layer is not None or config.pooling != "auto":
+        raise UserError(f"target.path is {config.path}, which has no layers; leave target.layer and target.pooling out")
+    view = features.ViewOf(config.view, config.view_size)
+    facts = {"pictures": features.file_facts(entries), "version": low_level.VERSION, **view.facts}
+
+    def read(index: np.ndarray) -> dict[str, np.ndarray]:
+        images = features.opened([entries[i] for i in index], view)
+        return {"vector": np.stack([FEATURES[config.path](image) for image in images]).astype(np.float32)}
+
+    def load() -> tuple[Callable[..., Array], Any, Callable[[np.ndarray], Mapping[str, np.ndarray]]]:
+        return (lambda _, rows: rows["vector"]), {}, read
+
+    return features.open_array(config.root, config.path, facts, len(entries), load, config.batch, mesh)
 
 
 # ----------------------------------------------------------------------------------------------------------- MobileNet
-def _is_mobilenet(stored: Mapping[str, Any]) -> bool:
+def _is_mobilenet(stored: Collection[str]) -> bool:
     return "00_pw_w" in stored
 
 

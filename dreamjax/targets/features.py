@@ -187,15 +187,15 @@ class ViewOf:
 
     @property
     def facts(self) -> dict[str, object]:
-        return {"view": self.view, "view_size": self.size}
+        return {"view": self.view, "view_size": self.size, "transparent": "white"}
 
 
 def opened(entries: Sequence[Captioned], view: ViewOf | None) -> list[Any]:
-    """Return images, changed where a view is given."""
+    """Return images, changed where a view is given; their transparency is then on white, as without one."""
     images = [image_files.open_image(entry.path) for entry in entries]
     if view is None:
         return images
-    arrays = [np.asarray(image.convert("RGB")) for image in images]
+    arrays = [preprocessing.as_rgb(image) for image in images]
     return [changed(array, view.view, view.size, entry.name) for array, entry in zip(arrays, entries, strict=True)]
 
 

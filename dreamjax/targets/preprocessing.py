@@ -65,7 +65,7 @@ class Preprocessing:
 
         Raises UserError for anything else, and where their sizes differ after the crop.
         """
-        done = [self._one(_as_rgb(image)) for image in images]
+        done = [self._one(as_rgb(image)) for image in images]
         sizes = [f"{values.shape[0]} x {values.shape[1]}" for values in done]
         if other := next((size for size in sizes if size != sizes[0]), None):
             raise UserError(f"images of {sizes[0]} and of {other} pixels do not fit one batch; set a crop")
@@ -152,7 +152,8 @@ def _colours(value: object, name: str, source: str) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
-def _as_rgb(image: "np.ndarray | PillowImage") -> UInt8[np.ndarray, "H W 3"]:
+def as_rgb(image: "np.ndarray | PillowImage") -> UInt8[np.ndarray, "H W 3"]:
+    """Return the colours of an image, transparency on white. Raise UserError for another array."""
     if not isinstance(image, np.ndarray) and hasattr(image, "getbands"):  # Pillow's
         if "A" in image.getbands() or image.info.get("transparency") is not None:  # on white, as transformers does
             white = pillow().new("RGBA", image.size, (255, 255, 255, 255))

@@ -10,7 +10,7 @@ from dreamjax.models.mobilenet import LAYERS, STRIDES, WIDTHS
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.storage import image_files
-from dreamjax.targets import views
+from dreamjax.targets import features, image_folder, views
 from dreamjax.targets.banks import BankConfig, open_bank
 
 NAMES = ("a/one.png", "a/two.png", "b/three.png")
@@ -54,6 +54,67 @@ def test_never_unpickles_a_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "bank.npz", vectors=np.array([{"a": 1}], dtype=object), names=np.array(["x"]))
     with pytest.raises(UserError, match="not readable as"):
         opened(tmp_path / "bank.npz")
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """Write a folder of three images."""
+    for number, name in enumerate(NAMES):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        image_files.write_png(tmp_path / "images" / name, np.full((8, 8, 3), number, np.uint8))
+    return tmp_path / "images"
+
+
+def test_rows_without_names_follow_the_sorted_images_on_request(tmp_path: Path, listed: Path) -> None:
+    np.save(tmp_path / "bank.npy", VECTORS)
+    options = {"images": str(listed), "order": "listing"}
+    np.testing.assert_array_equal(opened(tmp_path / "bank.npy", NAMES[::-1], **options), VECTORS[::-1])
+    with pytest.raises(UserError, match="does not say which image"):
+        opened(tmp_path / "bank.npy", images=str(listed))
+    with pytest.raises(UserError, match=r"needs the image folder; set target\.images"):
+        opened(tmp_path / "bank.npy", order="listing")
+    np.save(tmp_path / "bank.npy", VECTORS[:2])
+    with pytest.raises(UserError, match="2 vectors, but the folder has 3 images"):
+        opened(tmp_path / "bank.npy", **options)
+
+
+def test_names_in_a_file_count_more_than_a_listing(tmp_path: Path, listed: Path) -> None:
+    np.savez(tmp_path / "bank.npz", vectors=VECTORS[::-1], ids=NAMES[::-1])
+    np.testing.assert_array_equal(opened(tmp_path / "bank.npz", images=str(listed), order="listing"), VECTORS)
+
+
+def test_an_image_of_another_folder_is_another_image(tmp_path: Path) -> None:
+    """Sessions of a monkey have images of equal names."""
+    np.savez(tmp_path / "bank.npz", vectors=VECTORS, names=NAMES)
+    with pytest.raises(UserError, match=r"no vector of 1 of the 1 images that were seen, such as c/one\.png"):
+        opened(tmp_path / "bank.npz", ("c/one.png",))
+    np.testing.assert_array_equal(opened(tmp_path / "bank.npz", ("set/a/one.png",)), VECTORS[:1])
+    np.savez(tmp_path / "twice.npz", vectors=VECTORS[:2], names=("a/one.png", "b/one.png"))
+    with pytest.raises(UserError, match="no vector of 1 of the 1"):
+        opened(tmp_path / "twice.npz", ("one.png",))
+
+
+@pytest.mark.parametrize("type_", ["float32", "float16"])
+def test_reads_safetensors_with_names_next_to_it(tmp_path: Path, type_: str) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"vectors": VECTORS.astype(type_)}, tmp_path / "bank.safetensors")
+    (tmp_path / "bank.names.txt").write_text("\n".join(NAMES))
+    vectors = opened(tmp_path / "bank.safetensors", NAMES[::-1])
+    np.testing.assert_array_equal(vectors, VECTORS[::-1])
+    assert vectors.dtype == np.float32
+
+
+def test_vectors_of_a_file_have_no_views_or_layers(tmp_path: Path, listed: Path) -> None:
+    """Also where the image folder is named, as `compare --images` does."""
+    np.savez(tmp_path / "bank.npz", vectors=VECTORS, names=NAMES)
+    config = BankConfig(path=str(tmp_path / "bank.npz"), images=str(listed))
+    assert not config.sees_images
+    assert BankConfig(path="hog").sees_images
+    assert not BankConfig(path="hog").has_layers
+    for options in ({"view": "blur"}, {"layer": 3}, {"pooling": "cls"}):
+        with pytest.raises(UserError, match="computed already"):
+            opened(tmp_path / "bank.npz", images=str(listed), **options)
 
 
 # ------------------------------------------------------------------------------------------------------------ MobileNet
@@ -124,6 +185,10 @@ def test_a_bank_is_computed_once(network: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("mobilenet-*"))) == 2
 
 
+def test_a_file_with_arrays_of_a_network_sees_images(network: Path) -> None:
+    assert BankConfig(path=str(network / "net.npz")).has_layers
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -186,3 +251,12 @@ def test_noise_is_the_same_for_an_image_and_differs_between_images(image: np.nda
 def test_a_mosaic_has_constant_blocks(image: np.ndarray) -> None:
     blocks = views.changed(image, "mosaic", 51, "x").reshape(14, 16, 14, 16, 3)
     assert (blocks == blocks[:, :1, :, :1]).all()
+
+
+def test_views_show_transparent_images_on_white_as_networks_see_them(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    (entry,) = image_folder.listing(tmp_path, captions=False)
+    (view,) = features.opened([entry], features.ViewOf("blur", 51))
+    assert (view == 255).all()
