@@ -6,7 +6,7 @@ Metrics of images take their features, so the classifying layers are left out. `
 Shape letters: B batch, H/W pixels, h/w positions, C channels, O channels out, F features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,16 @@ from jaxtyping import Array, Float
 
 from dreamjax.errors import UserError
 from dreamjax.models.brain_layers import BatchNorm
-from dreamjax.models.layers import Keys, ModuleList
+from dreamjax.models.layers import Keys, Linear, ModuleList
 
 Pair = tuple[int, int]  # of rows and columns
+
+
+def layer_index(number: int, count: int, name: str) -> int:
+    """Return a layer's number from 0 of one that may count from the end. Raise UserError where there is none such."""
+    if not -count <= number < count:
+        raise UserError(f"layer {number} does not exist; {name} has 0 to {count - 1}, or {-count} to -1")
+    return number % count
 
 
 def conv(
@@ -160,16 +167,17 @@ class Bottleneck(nnx.Module):
         return jax.nn.relu((self.shortcut(x) if self.changes else x) + y)
 
 
-class ResNet50(nnx.Module):
-    """ResNet-50 (He et al. 2016, arXiv 1512.03385), its stride in the 3 × 3 convolution. `unit`: 64 as published.
+class ResNet(nnx.Module):
+    """A residual network of bottlenecks (He et al. 2016, arXiv 1512.03385), its stride in the 3 × 3 convolution.
 
-    SwAV's (Caron et al. 2020, arXiv 2006.09882) is the same network with other weights.
+    `depths`: blocks of each stage, (3, 4, 6, 3) in ResNet-50 and (3, 4, 23, 3) in ResNet-101. `unit`: 64 as published.
+    SwAV's (Caron et al. 2020, arXiv 2006.09882) is ResNet-50 with other weights.
     """
 
-    def __init__(self, *, rngs: Keys, unit: int = 64):
+    def __init__(self, *, rngs: Keys, unit: int = 64, depths: Sequence[int] = DEPTHS):
         self.stem = ConvNorm(3, unit, 7, stride=2, padding=3, rngs=rngs)
         dim, layers = unit, []
-        for i, depth in enumerate(DEPTHS):
+        for i, depth in enumerate(depths):
             blocks = []
             for j in range(depth):
                 blocks.append(Bottleneck(dim, unit << i, 2 if i and not j else 1, rngs=rngs))
@@ -177,9 +185,67 @@ class ResNet50(nnx.Module):
             layers.append(ModuleList(*blocks))
         self.layers = ModuleList(*layers)
 
+    def layer(self, pixels: Float[Array, "B H W 3"], number: int) -> Float[Array, "B h w C"]:
+        """Return the output of the stem (0) or of stage 1 to 4, also counted from the end. Raise UserError."""
+        x = max_pool(self.stem(pixels), 3, 2, 1)
+        for i in range(layer_index(number, 1 + len(self.layers), "ResNet")):
+            x = self.layers[i](x)
+        return x
+
     def features(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B F"]:
         """Return the mean over positions of the last layer, 2,048 as published."""
-        return self.layers(max_pool(self.stem(pixels), 3, 2, 1)).mean((1, 2))
+        return self.layer(pixels, -1).mean((1, 2))
+
+
+VGG_STAGES = ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4))  # of each stage: width in units, convolutions
+VGG_SIDE = 7  # positions of the last pool that the dense layers take: of images of 224 pixels
+
+
+class VGG19(nnx.Module):
+    """VGG-19 (Simonyan & Zisserman 2015, arXiv 1409.1556) with its classifier. `unit`: 64 as published."""
+
+    def __init__(self, *, rngs: Keys, unit: int = 64, classes: int = 1000):
+        convolutions, dim = [], 3
+        for width, count in VGG_STAGES:
+            for _ in range(count):
+                convolutions.append(conv(dim, unit * width, 3, padding=1, rngs=rngs))
+                dim = unit * width
+        self.convolutions = ModuleList(*convolutions)
+        widths = (VGG_SIDE**2 * dim, 64 * unit, 64 * unit, classes)
+        self.dense = ModuleList(
+            *(Linear(widths[i], widths[i + 1], dtype=jnp.float32, rngs=rngs) for i in range(len(widths) - 1))
+        )
+
+    def layer(self, pixels: Float[Array, "B H W 3"], number: int) -> Float[Array, "B *positions C"]:
+        """Return the output of a layer, 0 to 23 in order, also counted from the end; convolutions are rectified.
+
+        0, 1, 2: the first stage's convolutions and its pool; … 20: the last pool; 21, 22: rectified dense layers; 23:
+        the logits. Raise UserError for a layer that does not exist, and for dense ones of images of another size than
+        224 × 224.
+        """
+        wanted = layer_index(number, len(self.convolutions) + len(VGG_STAGES) + len(self.dense), "VGG-19")
+        x, done, k = pixels, 0, 0
+        for _, count in VGG_STAGES:
+            for _ in range(count):
+                x, k = jax.nn.relu(self.convolutions[k](x)), k + 1
+                if done == wanted:
+                    return x
+                done += 1
+            x = max_pool(x, 2, 2)
+            if done == wanted:
+                return x
+            done += 1
+        if x.shape[1:3] != (VGG_SIDE, VGG_SIDE):
+            raise UserError(f"the dense layers of VGG-19 take images of 224 x 224 pixels, not of {pixels.shape[1:3]}")
+        x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # channels first, as its weights are
+        for i in range(wanted - done + 1):
+            x = self.dense[i](x)
+            x = jax.nn.relu(x) if i < len(self.dense) - 1 else x
+        return x
+
+    def features(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B K"]:
+        """Return the logits."""
+        return self.layer(pixels, -1)
 
 
 # of each stage: expansion, kernel, stride, width in units of 8 channels, blocks (B0's times 1.1, rounded up)

@@ -6,12 +6,11 @@ activation ReLU6.
 Shape letters: B batch, H/W pixels, h/w positions, C channels.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dreamjax.errors import UserError
+from dreamjax.models.image_classifiers import layer_index
 from dreamjax.models.layers import Keys, ModuleList
 
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of the depthwise convolutions
@@ -46,35 +45,11 @@ class MobileNet(nnx.Module):
 
         Raise UserError for a layer that it does not have; those above it are not computed.
         """
-        if not -LAYERS <= number < LAYERS:
-            raise UserError(f"layer {number} does not exist; MobileNet has 0 to {LAYERS - 1}, or {-LAYERS} to -1")
         x = pixels
-        for i in range(number % LAYERS + 1):
+        for i in range(layer_index(number, LAYERS, "MobileNet") + 1):
             x = self.layers[i](x)
         return x
 
-
-def from_arrays(arrays: dict[str, jax.Array], source: str) -> tuple[MobileNet, dict]:
-    """Return (module, parameters) of arrays NN_pw_w (out, h, w, in), NN_dw_w (1, h, w, channels) and NN_b.
-
-    Raise UserError naming what is missing or has another shape.
-    """
-    first = arrays.get("00_pw_w")
-    unit = 32 if first is None else first.shape[0]
-    module = nnx.eval_shape(lambda: MobileNet(rngs=Keys(jax.random.key(0)), unit=unit))
-    params: dict[str, dict] = {}
-    problems = []
-    for i in range(LAYERS):
-        kind, shape = ("dw", (1, 2, 0, 3)) if i % 2 else ("pw", (1, 2, 3, 0))
-        expected = module.layers[i].conv
-        kernel, bias = arrays.get(f"{i:02d}_{kind}_w"), arrays.get(f"{i:02d}_b")
-        if kernel is None or bias is None:
-            problems.append(f"{i:02d}_{kind}_w" if kernel is None else f"{i:02d}_b")
-            continue
-        kernel = kernel.astype(jnp.float32).transpose(shape)
-        if kernel.shape != expected.kernel.shape or bias.shape != expected.bias.shape:
-            problems.append(f"{i:02d}_{kind}_w has shape {kernel.shape} instead of {expected.kernel.shape}")
-        params[str(i)] = {"conv": {"kernel": kernel, "bias": bias.astype(jnp.float32)}}
-    if problems:
-        raise UserError(f"{source}: not the arrays of a MobileNet v1: {'; '.join(problems[:4])}")
-    return module, {"layers": params}
+    def features(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B C"]:
+        """Return the mean over positions of the last layer, 1,024 as published."""
+        return self.layer(pixels, -1).mean((1, 2))

@@ -6,43 +6,45 @@ bank = open_bank(config, names, mesh)
 Images are seen by the network's evaluation transform: resized and cropped from the middle, never at random.
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from dreamjax.errors import UserError
-from dreamjax.models import mobilenet
-from dreamjax.storage import manifest, presence
-from dreamjax.targets import features, image_folder, low_level, preprocessing, vector_files
+from dreamjax.storage import presence, sniffing
+from dreamjax.targets import features, image_folder, low_level, network_files, vector_files
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.image_folder import Captioned
+from dreamjax.targets.images import ImageConfig
 from dreamjax.targets.low_level import FEATURES
 from dreamjax.targets.views import View
+from dreamjax.typing import JsonDict
+from dreamjax.weights import hub, image_networks, open_clip, weight_files
+from dreamjax.weights.config_json import class_of
+from dreamjax.weights.loaded import ComponentSource
+from dreamjax.weights.pipeline_folder import INDEX, PipelineFolder
+from dreamjax.weights.table import Tensors
 
-MOBILENET = preprocessing.Preprocessing(
-    edge=None, size=(224, 224), resample=preprocessing.BILINEAR, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3
-)
+VAE_CLASS = "AutoencoderKL"
 
 
 @dataclass(frozen=True)
 class BankConfig:
     """Where the vectors of images come from."""
 
-    # folder or hub id of a CLIP, DINOv2 or ViT; a MobileNet's .npz; a file of vectors with names; or colour_histogram,
-    # lbp, hog, fft, fft_log_psd
+    # folder or hub id of a CLIP, DINOv2, ViT or AutoencoderKL; weights of a MobileNet v1, VGG-19, ResNet or CLIP's
+    # ResNet; a file of vectors with names; or colour_histogram, lbp, hog, fft, fft_log_psd
     path: str = ""
     layer: int | None = None  # of the network, from 0 or from the end; None: its output
     pooling: Literal["auto", "projected", "pooled", "cls", "patches", "tokens"] = "auto"
+    resolution: int = 512  # pixels of a side that an AutoencoderKL sees; other networks have their size
     view: View = "none"  # of the images, before the network's own transform
     view_size: int = 51  # taps of a blur, of 224 pixels
     images: str = ""  # folder of the images that were seen; not needed for a file of vectors with names
@@ -53,6 +55,8 @@ class BankConfig:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"target.batch is {self.batch}, but it must be at least 1")
+        if self.resolution < 8:
+            raise ValueError(f"target.resolution is {self.resolution}, but it must be at least 8 pixels")
         if self.layer is not None and self.pooling in ("projected", "pooled"):
             raise ValueError(f"target.layer is {self.layer}, but {self.pooling} is an output of the whole network")
         if self.view_size < 3 or self.view_size % 2 == 0:
@@ -72,7 +76,7 @@ class BankConfig:
         if not self.path.lower().endswith(vector_files.SUFFIXES):
             return bool(self.path)
         path = epath.Path(self.path)
-        return _is_mobilenet(vector_files.array_names(path)) if presence.exists(path) else bool(self.images)
+        return network_files.title_of(path) is not None if presence.exists(path) else bool(self.images)
 
     @property
     def has_layers(self) -> bool:
@@ -109,12 +113,20 @@ def open_bank(config: BankConfig, names: Sequence[str], mesh: Mesh) -> Bank:
         )
     if config.path in FEATURES:
         vectors = _low_level(config, _entries(config, names), mesh)
+    elif title := network_files.title_of(epath.Path(config.path)):
+        vectors = network_files.vectors(
+            config.root,
+            epath.Path(config.path),
+            title,
+            _entries(config, names),
+            mesh,
+            layer=config.layer,
+            pooling=config.pooling,
+            view=_view(config),
+            batch=config.batch,
+        )
     elif config.path.lower().endswith(vector_files.SUFFIXES):
-        stored = vector_files.read(epath.Path(config.path))
-        if _is_mobilenet(stored):
-            vectors = _mobilenet(config, epath.Path(config.path), stored, _entries(config, names), mesh)
-        else:
-            vectors = _imported(config, stored, names)
+        vectors = _imported(config, names)
     else:
         vectors = _embedded(config, _entries(config, names), mesh)
     return Bank(vectors.reshape(len(vectors), -1), tuple(names))
@@ -138,8 +150,10 @@ def _entries(config: BankConfig, names: Sequence[str]) -> list[Captioned]:
     return [listed[i] for i in places]
 
 
-def _imported(config: BankConfig, stored: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:
+def _imported(config: BankConfig, names: Sequence[str]) -> np.ndarray:
     """Return the rows of a file of vectors."""
+    path = epath.Path(config.path)
+    stored = vector_files.read(path)
     if config.view != "none":
         raise UserError(f"target.view is {config.view}, but {config.path} holds vectors that are computed already")
     if config.layer is not None or config.pooling != "auto":
@@ -152,11 +166,20 @@ def _imported(config: BankConfig, stored: Mapping[str, Any], names: Sequence[str
         if not config.images:
             raise UserError('target.order is "listing", which needs the image folder; set target.images')
         listing = [entry.name for entry in image_folder.listing(config.images, captions=False)]
-    return vector_files.rows(epath.Path(config.path), stored, names, listing)
+    return vector_files.rows(path, stored, names, listing)
 
 
 def _embedded(config: BankConfig, entries: Sequence[Captioned], mesh: Mesh) -> np.ndarray:
-    """Return what a CLIP, DINOv2 or ViT makes of images."""
+    """Return what a CLIP, DINOv2 or ViT makes of images, or the mean latents of an autoencoder."""
+    if config.path.lower().endswith(network_files.SUFFIXES) and presence.is_file(config.path):
+        raise UserError(
+            f"{config.path} does not hold {', '.join(image_networks.NETWORKS)}; name a vision model's folder"
+        )
+    folder = hub.resolve(config.path)
+    if presence.exists(folder / INDEX):
+        return _latents(config, PipelineFolder.open(folder), entries, mesh)
+    if not open_clip.is_folder(folder) and class_of(sniffing.read_json(folder / "config.json")) == VAE_CLASS:
+        return _latents(config, _OnePart(folder), entries, mesh)
     pooling = config.pooling
     if pooling == "auto":
         pooling = "projected" if config.layer is None else "patches"
@@ -181,39 +204,33 @@ def _low_level(config: BankConfig, entries: Sequence[Captioned], mesh: Mesh) -> 
     return features.open_array(config.root, config.path, facts, len(entries), load, config.batch, mesh)
 
 
-# ----------------------------------------------------------------------------------------------------------- MobileNet
-def _is_mobilenet(stored: Collection[str]) -> bool:
-    return "00_pw_w" in stored
+def _latents(config: BankConfig, folders: ComponentSource, entries: Sequence[Captioned], mesh: Mesh) -> np.ndarray:
+    """Return the mean latents of an autoencoder, all of them or with "patches" their mean over positions."""
+    if config.view != "none" or config.layer is not None or config.pooling not in ("auto", "patches", "tokens"):
+        raise UserError(
+            f"{config.path} holds an autoencoder, which has no views and layers, and of target.pooling only patches "
+            "and tokens; leave the others out"
+        )
+    square = ImageConfig(resolution=config.resolution)
+    moments = features.moments(config.root, square, entries, folders, mesh, config.batch)[0]
+    mean = moments[..., : moments.shape[-1] // 2]
+    return mean.mean((1, 2)) if config.pooling == "patches" else mean
 
 
-def _mobilenet(
-    config: BankConfig, path: epath.Path, stored: Mapping[str, Any], entries: Sequence[Captioned], mesh: Mesh
-) -> np.ndarray:
-    """Return a layer's mean over positions, or with pooling "tokens" all of its numbers."""
-    module, params = mobilenet.from_arrays(dict(stored), str(path))
-    number = -1 if config.layer is None else config.layer
-    if config.pooling not in ("auto", "patches", "tokens"):
-        raise UserError(f"target.pooling is {config.pooling}, which MobileNet does not have; choose patches or tokens")
-    facts = {
-        "pictures": features.file_facts(entries),
-        "weights": hashlib.sha256(manifest.file_hash(path).encode()).hexdigest(),
-        "layer": number,
-        "pooling": config.pooling,
-        **(view.facts if (view := _view(config)) else {}),
-    }
+@dataclass(frozen=True)
+class _OnePart:
+    """The folder of an autoencoder as the source of the part "vae"."""
 
-    def load() -> tuple[Callable[..., Array], Any, Callable[[np.ndarray], Mapping[str, np.ndarray]]]:
-        from flax import nnx
+    folder: epath.Path
 
-        graph = nnx.split(module, nnx.Param)[0]
+    def path(self, name: str) -> epath.Path:
+        return self.folder
 
-        def encode(params: Any, rows: Mapping[str, Array]) -> Array:
-            x = nnx.merge(graph, params).layer(rows["pixels"], number)
-            return x.reshape(len(x), -1) if config.pooling == "tokens" else x.mean((1, 2))
+    def source(self, name: str) -> str:
+        return str(self.folder / "config.json")
 
-        def read(index: np.ndarray) -> dict[str, np.ndarray]:
-            return {"pixels": MOBILENET(features.opened([entries[i] for i in index], view))}
+    def config(self, name: str) -> JsonDict:
+        return sniffing.read_json(self.folder / "config.json")
 
-        return encode, jax.tree.map(jnp.asarray, params), read
-
-    return features.open_array(config.root, "mobilenet", facts, len(entries), load, config.batch, mesh)
+    def tensors(self, name: str) -> Tensors:
+        return weight_files.open_weights(self.folder)

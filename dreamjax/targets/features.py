@@ -38,7 +38,7 @@ from dreamjax.targets.image_folder import Captioned
 from dreamjax.targets.images import ImageConfig, load_all, scaled
 from dreamjax.targets.tokens import Tokenizer
 from dreamjax.targets.views import View, changed
-from dreamjax.weights import hub, loaded, networks, weight_files
+from dreamjax.weights import hub, loaded, networks, open_clip, weight_files
 from dreamjax.weights.loaded import ComponentSource, LoadedNetwork
 
 TEXTS = 64  # captions at a time
@@ -146,6 +146,8 @@ class VisionModel:
         source = str(folder / "config.json")
         if presence.is_folder(folder / "checkpoints"):
             raise UserError(f"{path} is a run; export it first: dreamjax export {path} --to diffusers --out FOLDER")
+        if open_clip.is_folder(folder):
+            return cls._of_open_clip(folder, mesh)
         config = sniffing.read_json(folder / "config.json")
         network = networks.of(config, source, half="vision")
         if not (isinstance(network.build, type) and issubclass(network.build, VisionTransformer)):
@@ -156,6 +158,17 @@ class VisionModel:
             part = loaded.filled(network, part.arguments, weight_files.open_weights(folder), str(folder), mesh)
         accuracy = config.get(HELD_OUT)
         return cls(folder, part, prepare, accuracy if isinstance(accuracy, float) and 0 <= accuracy <= 1 else None)
+
+    @classmethod
+    def _of_open_clip(cls, folder: epath.Path, mesh: Mesh | None) -> "VisionModel":
+        source = str(folder / open_clip.CONFIG)
+        config = sniffing.read_json(folder / open_clip.CONFIG)
+        network = open_clip.NETWORK
+        part = LoadedNetwork(network, network.arguments(config, source), {})
+        prepare = preprocessing.from_open_clip(config.get("preprocess_cfg") or {}, part.arguments["image"], source)
+        if mesh is not None:
+            part = loaded.filled(network, part.arguments, open_clip.tensors(folder), str(folder), mesh)
+        return cls(folder, part, prepare)
 
     def embed(self, params: PyTree, pixels: Float[Array, "B H W 3"], config: EmbeddingConfig) -> Float[Array, "B *E"]:
         """Return the embedding, float32, of pixels from `prepare`. Raises UserError where the model has none such."""

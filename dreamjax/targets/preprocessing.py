@@ -41,6 +41,7 @@ _VIT = {
     "image_std": (0.5, 0.5, 0.5),
 }
 DEFAULTS: dict[str, dict[str, Any]] = {"CLIP": _CLIP, "Bit": _CLIP, "ViT": _VIT}
+_OPEN_CLIP = {"mean": CLIP_MEAN, "std": CLIP_STD}
 ALWAYS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 
 
@@ -120,6 +121,18 @@ def from_json(config: Mapping[str, Any], source: str) -> Preprocessing:
     )
 
 
+def from_open_clip(config: Mapping[str, Any], image: int, source: str) -> Preprocessing:
+    """Read the preprocess_cfg of an open_clip_config.json. Raise UserError for another kind, or a wrong field."""
+    if not isinstance(config, Mapping):
+        raise UserError(f"{source}: preprocess_cfg is {config!r:.80}, but it must hold fields")
+    fixed = {"mode": ("RGB",), "interpolation": ("bicubic",), "resize_mode": ("shortest",), "fill_color": ANY}
+    config_json.read(config, source, defaults={"mean": None, "std": None, "size": None}, fixed=fixed)
+    if (size := config.get("size")) not in (None, image, [image, image]):
+        raise UserError(f"{source}: size is {size!r}, but the network takes images of {image} pixels a side")
+    mean, std = (_colours(config.get(name, default), name, source) for name, default in _OPEN_CLIP.items())
+    return Preprocessing(edge=image, crop=(image, image), mean=mean, std=std)
+
+
 def _edge_or_size(value: object, square: bool, source: str) -> tuple[int | None, tuple[int, int] | None]:
     edge = value.get("shortest_edge") if isinstance(value, Mapping) else None if square else value
     if isinstance(value, Mapping) and "longest_edge" in value:
@@ -147,7 +160,7 @@ def _height_width(value: object, name: str, source: str) -> tuple[int, int]:
 
 def _colours(value: object, name: str, source: str) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
-    if len(values) != 3 or any(type(v) not in (int, float) for v in values) or (name == "image_std" and 0 in values):
+    if len(values) != 3 or any(type(v) not in (int, float) for v in values) or (name.endswith("std") and 0 in values):
         raise UserError(f"{source}: {name} is {value!r}, but it must be a number for each of three colours")
     return tuple(float(v) for v in values)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamjax.errors import UserError
-from dreamjax.models.image_classifiers import DEPTHS, LPIPS, STEM, AlexNet, EfficientNetB1, ResNet50
+from dreamjax.models.image_classifiers import DEPTHS, LPIPS, STEM, AlexNet, EfficientNetB1, ResNet
 from dreamjax.models.inception import InceptionV3
 from dreamjax.weights.networks import Arguments, Network
 from dreamjax.weights.table import KERNEL, Table, Tensors, conv_norm, layer, layers
@@ -79,7 +79,7 @@ ALEXNET = Network(AlexNet, _sizes("features.0.weight"), ALEXNET_TABLE)
 LPIPS_NETWORK = Network(LPIPS, _sizes("lin0.model.1.weight", axis=1), LPIPS_TABLE)
 INCEPTION = Network(InceptionV3, _inception_sizes, INCEPTION_TABLE)
 EFFICIENTNET = Network(EfficientNetB1, _sizes("features.0.0.weight", of_one=STEM), EFFICIENTNET_TABLE)
-RESNET50 = Network(ResNet50, _sizes("conv1.weight"), RESNET50_TABLE)
+RESNET50 = Network(ResNet, _sizes("conv1.weight"), RESNET50_TABLE)
 
 
 @dataclass(frozen=True)

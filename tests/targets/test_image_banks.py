@@ -177,12 +177,12 @@ def test_every_kind_of_layer_equals_pytorch(network: Path, tmp_path: Path) -> No
 def test_a_bank_is_computed_once(network: Path, tmp_path: Path) -> None:
     options = {"layer": 2, "images": str(network / "images"), "bank": str(tmp_path)}
     first = opened(network / "net.npz", **options)
-    (folder,) = tmp_path.glob("mobilenet-*")
+    (folder,) = tmp_path.glob("layers-*")
     before = (folder / "values.npy").stat().st_mtime_ns
     np.testing.assert_array_equal(opened(network / "net.npz", **options), first)
     assert (folder / "values.npy").stat().st_mtime_ns == before
     opened(network / "net.npz", view="mosaic", **options)
-    assert len(list(tmp_path.glob("mobilenet-*"))) == 2
+    assert len(list(tmp_path.glob("layers-*"))) == 2
 
 
 def test_a_file_with_arrays_of_a_network_sees_images(network: Path) -> None:
@@ -209,7 +209,7 @@ def test_arrays_of_another_network_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "net.npz", **{"00_pw_w": np.zeros((4, 3, 3, 3), np.float32)})
     (tmp_path / "images").mkdir()
     image_files.write_png(tmp_path / "images" / "one.png", np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(UserError, match="not the arrays of a MobileNet v1: 00_b"):
+    with pytest.raises(UserError, match=r"do not fit this model: 53 missing \(01_dw_w"):
         opened(tmp_path / "net.npz", ("one.png",), images=str(tmp_path / "images"))
 
 
@@ -260,3 +260,26 @@ def test_views_show_transparent_images_on_white_as_networks_see_them(tmp_path: P
     (entry,) = image_folder.listing(tmp_path, captions=False)
     (view,) = features.opened([entry], features.ViewOf("blur", 51))
     assert (view == 255).all()
+
+
+# --------------------------------------------------------------------------------------------------------- autoencoders
+def test_latents_of_an_autoencoder_are_a_target(listed: Path, tmp_path: Path) -> None:
+    import diffusers
+    import torch
+
+    torch.manual_seed(0)
+    module = diffusers.AutoencoderKL(
+        block_out_channels=(4, 4), norm_num_groups=2, layers_per_block=1, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    module.save_pretrained(tmp_path / "vae")
+    options = {"images": str(listed), "bank": str(tmp_path / "bank"), "resolution": 16}
+    vectors = opened(tmp_path / "vae", **options)
+    grey = torch.arange(3).reshape(3, 1, 1, 1).expand(3, 3, 16, 16) / 127.5 - 1
+    with torch.no_grad():
+        mean = module.encode(grey).latent_dist.mean.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(vectors, mean.reshape(3, -1), atol=1e-4)
+    np.testing.assert_allclose(opened(tmp_path / "vae", pooling="patches", **options), mean.mean((1, 2)), atol=1e-4)
+    for option in ({"view": "blur"}, {"layer": 1}, {"pooling": "cls"}):
+        with pytest.raises(UserError, match="holds an autoencoder, which has no views and layers"):
+            opened(tmp_path / "vae", **options, **option)
