@@ -174,6 +174,26 @@ def test_every_kind_of_layer_equals_pytorch(network: Path, tmp_path: Path) -> No
         np.testing.assert_allclose(opened(network / "net.npz", **options), means[layer], atol=2e-4)
 
 
+def test_layers_of_the_published_weights_equal_pytorch(real_data: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (file,) = sorted((real_data / "models" / "mobilenet_v1").glob("*.npz")) or [None]
+    if file is None:
+        pytest.skip("the weights of MobileNet v1 are not there")
+    paths = sorted(p for p in (real_data / "images").rglob("*") if p.suffix in (".png", ".jpg"))[:2]
+    (tmp_path / "images").mkdir()
+    for path in paths:
+        (tmp_path / "images" / path.name).symlink_to(path)
+    images = [Image.open(path).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR) for path in paths]
+    arrays = {name: array.astype(np.float32) for name, array in np.load(file).items()}
+    means = twin(arrays, np.stack([np.asarray(image, np.float32) for image in images]) / 127.5 - 1)
+    names = tuple(path.name for path in paths)
+    for layer in (14, -1):
+        ours = opened(file, names, layer=layer, images=str(tmp_path / "images"), bank=str(tmp_path / "bank"))
+        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(means[layer], axis=1)
+        np.testing.assert_allclose((ours * means[layer]).sum(1) / norms, 1, atol=1e-5)
+
+
 def test_a_bank_is_computed_once(network: Path, tmp_path: Path) -> None:
     options = {"layer": 2, "images": str(network / "images"), "bank": str(tmp_path)}
     first = opened(network / "net.npz", **options)

@@ -21,6 +21,7 @@ from dreamjax.targets.banks import BankConfig, open_bank
 from dreamjax.weights import image_networks
 from tests import parity
 from tests import torchvision_models as tv
+from tests.clip_resnet_twin import CLIPResNet
 from tests.transformers_models import compiled, count_torch, images
 
 NAMES = ("one.png", "two.png")
@@ -66,7 +67,7 @@ def test_every_stage_of_a_resnet_equals_torchvision(depths: tuple) -> None:
 
 @pytest.mark.parametrize("depths", DEPTHS)
 def test_every_stage_of_a_clip_resnet_and_its_pool_equal_pytorch(depths: tuple) -> None:
-    module = tv.randomise(tv.CLIPResNet(unit=4, image=64, projection=6, depths=depths))
+    module = tv.randomise(CLIPResNet(unit=4, image=64, projection=6, depths=depths))
     ours, pixels = images(64)
     with torch.no_grad():
         theirs = channels_last(module.stages(pixels)) | {"output": module(pixels)}
@@ -100,7 +101,7 @@ def test_every_layer_of_vgg_equals_torchvision() -> None:
     [
         ("ResNet", {"depths": (3, 4, 23, 3)}, lambda: tv.ResNet50(depths=(3, 4, 23, 3)), 44_549_160, 2049 * 1000),
         ("VGG-19", {}, tv.vgg19, 143_667_240, 0),
-        ("CLIP's ResNet", {}, tv.CLIPResNet, 38_316_896 + 57, 57),  # with our twin's trace of a text half
+        ("CLIP's ResNet", {}, CLIPResNet, 38_316_896 + 57, 57),  # with our twin's trace of a text half
     ],
 )
 def test_sizes_of_the_published_networks(
@@ -153,7 +154,7 @@ def test_a_bank_of_a_resnet_sees_the_evaluation_transform(folder: Path, tmp_path
 
 
 def test_a_bank_of_a_clip_resnet_is_its_projection(folder: Path, tmp_path: Path) -> None:
-    module = tv.randomise(tv.CLIPResNet(unit=4, image=64, projection=6, depths=(1, 1, 1, 1)))
+    module = tv.randomise(CLIPResNet(unit=4, image=64, projection=6, depths=(1, 1, 1, 1)))
     save_file(module.state_dict(), tmp_path / "net.safetensors")
     normal = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     with torch.no_grad():
