@@ -239,9 +239,10 @@ def import_checkpoint(source: "epath.PathLike", out: "epath.PathLike", **options
     """Turn another program's checkpoint, or an exported folder, into a run; nothing in the file is executed.
 
     Args:
-        source: a .pth file, or a folder that `export` wrote.
+        source: a .pth file, or a folder that `export` wrote or that has NICE's files.
         out: the work directory to write, which must not exist.
-        options: `part`, `heads`, `decoder_heads`, `divide` (µV per unit), `sfreq` (Hz); see `export.import_checkpoint`.
+        options: `part`, `heads`, `decoder_heads`, `divide` (µV per unit), `sfreq` (Hz), `channels`;
+            see `export.import_checkpoint`.
     """
     from dreamjax.export import import_checkpoint as importing
 

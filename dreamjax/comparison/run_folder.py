@@ -20,6 +20,7 @@ from dreamjax.comparison.jobs import Job, Request
 from dreamjax.errors import UserError
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.storage import atomic, manifest, presence, sniffing
+from dreamjax.systems import registry
 from dreamjax.training import checkpoints
 
 DATA = "data"  # folder of a corpus that was prepared for the comparison
@@ -60,12 +61,13 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
     """Keep a job: its runs, its ranks, and last the file that says that it is done."""
     folder = folder_of(workdir, job)
     for number, config in enumerate(job.configs):
+        content = configs.to_json(registry.build(config).filled())  # so that the run opens without the data
         run = folder / f"seed-{config.seed}"
         written: set[int] = set()
         for checkpoint, each in fitted.params.items():
             epoch = fitted.epochs.get(checkpoint, [0])[min(number, len(each) - 1)]
             if checkpoint in fitted.epochs and epoch not in written:
-                checkpoints.save_params_as_run(run, configs.to_json(config), each[number], step=epoch)
+                checkpoints.save_params_as_run(run, content, each[number], step=epoch)
                 written.add(epoch)
     arrays: dict[str, np.ndarray] = {"image": fitted.image, "person": fitted.person, "repeats": fitted.repeats}
     arrays["exchanged"] = fitted.exchanged

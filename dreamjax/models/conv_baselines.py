@@ -29,10 +29,18 @@ def _glorot(*shape: int, rngs: Keys, bias: bool = False) -> Affine:
     return layer
 
 
-def _check_length(name: str, samples: int, needed: int) -> None:
+def _check_length(name: str, samples: int, least: int, advice: str = "") -> None:
     """Raise UserError where the trials are too short for one position after all pools."""
-    if samples < needed:
-        raise UserError(f"{name} needs at least {needed} samples a trial, but these have {samples}")
+    if samples < least:
+        raise UserError(f"{name} needs at least {least} samples a trial, but these have {samples}{advice}")
+
+
+def needed(taps: int, pool: int, blocks: int = 4) -> int:
+    """Return the number of samples that leave one position after so many blocks of a convolution and a pool."""
+    samples = 1
+    for _ in range(blocks):
+        samples = samples * pool + taps - 1
+    return samples
 
 
 class TimeThenSensors(nnx.Module):
@@ -118,10 +126,11 @@ class Deep4Net(nnx.Module):
         pool: int = 3,
         rate: float = 0.5,
     ):
-        widths, positions, needed = [dim << i for i in range(4)], samples, 1
+        widths, positions = [dim << i for i in range(4)], samples
+        advice = f" (filters of {taps}, pools of {pool}); choose smaller ones (model.taps, model.pool)"
+        _check_length("Deep4Net", samples, needed(taps, pool), advice)
         for _ in widths:
-            positions, needed = (positions - taps + 1) // pool, needed * pool + taps - 1
-        _check_length("Deep4Net", samples, needed)
+            positions = (positions - taps + 1) // pool
         blocks = [ConvPool(TimeThenSensors(channels, taps, dim, rngs=rngs), 0, dim, pool, rate)]
         for before, width in itertools.pairwise(widths):
             blocks.append(ConvPool(_glorot(taps, 1, before, width, rngs=rngs), taps, width, pool, rate))

@@ -380,6 +380,7 @@ class ImportOptions:
     decoder_heads: int | None = None
     divide: float | None = None  # µV per unit of the model's input
     sfreq: float | None = None  # Hz
+    channels: int | None = None  # of an encoder that reads a trial as one vector
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ compares unit image vectors with the brain's vectors as they are, and only in th
 mean squared error is that of the second head to the un-normalised vectors of `latent`.
 """
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from dreamjax.objectives.contrastive import ContrastiveConfig
 from dreamjax.objectives.regression_loss import combined, mse
 from dreamjax.systems.base import Loss
-from dreamjax.systems.retrieval_base import RetrievalConfig, RetrievalSystem
+from dreamjax.systems.retrieval_base import RetrievalConfig, RetrievalSystem, SizesConfig
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig
 from dreamjax.training.optimiser import OptimConfig
@@ -72,11 +73,10 @@ _NEURALBENCH = replace(
     _PAPER,
     data=ResponseConfig(repeats="single", identified=False, validation="timeline", val_share=0.2),
     model=BrainModuleModelConfig(dims=3, identified=False),
-    optim=OptimConfig(
-        learning_rate=1e-4, schedule="cosine", beta1=0.9, beta2=0.999, weight_decay=0.05, clip=1.0, warmup_steps=0
-    ),
+    optim=OptimConfig(learning_rate=1e-4, schedule="cosine", beta1=0.9, beta2=0.999, weight_decay=0.05, clip=1.0),
     train=TrainConfig(batch_size=64),
     epochs=40,
+    warmup=0.1,  # of the one-cycle rate, whose growth is linear here
 )
 PRESETS = {"meg_paper": _PAPER, "meg_neuralbench": _NEURALBENCH}
 
@@ -100,7 +100,7 @@ class BrainModule(RetrievalSystem):
             "samples": sizes.samples,
             "features": sizes.features,
             "people": sizes.people if model.identified else 0,
-            "mse_features": self.vectors[LATENT].shape[-1] if self.config.share < 1 else 0,
+            "mse_features": sizes.latent,
             "dims": model.dims,
             "outputs": model.outputs,
             "dim": model.dim,
@@ -108,6 +108,13 @@ class BrainModule(RetrievalSystem):
             "aggregation": model.aggregation,
             "radius": model.radius,
         }
+
+    @functools.cached_property
+    def sizes(self) -> SizesConfig:
+        sizes = super().sizes
+        if self.config.share == 1 or sizes.latent:
+            return sizes
+        return replace(sizes, latent=self.vectors[LATENT].shape[-1])
 
     def banks(self) -> dict[str, tuple[BankConfig, ...]]:
         return super().banks() | ({LATENT: (self.config.latent,)} if self.config.share < 1 else {})

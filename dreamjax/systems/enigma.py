@@ -7,6 +7,7 @@ released they come first.
 Expected: its publication reports reconstructed images, not retrieval; no figure to compare with was found.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ from dreamjax.objectives.contrastive import contrastive
 from dreamjax.objectives.regression_loss import combined, mse
 from dreamjax.systems.base import Loss
 from dreamjax.systems.retrieval_base import DIRECTIONS, VECTOR, RetrievalConfig, RetrievalSystem
+from dreamjax.systems.retrieval_released import Shapes, convolutional
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig
 from dreamjax.training.optimiser import OptimConfig
@@ -39,7 +41,10 @@ class EnigmaModelConfig:
 
 @dataclass(frozen=True)
 class EnigmaConfig(RetrievalConfig):
-    """A run of ENIGMA; the defaults are those of the publication, but for its one-cycle rate, a cosine here."""
+    """A run of ENIGMA; the defaults are those of the publication.
+
+    Of its one-cycle rate the growth is linear here, over the first tenth of the steps.
+    """
 
     system: Literal["enigma"] = "enigma"
     data: ResponseConfig = field(default_factory=lambda: ResponseConfig(repeats="single"))
@@ -50,6 +55,7 @@ class EnigmaConfig(RetrievalConfig):
     )
     train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=512))
     epochs: int = 150
+    warmup: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,14 @@ class Enigma(RetrievalSystem):
     network: ClassVar[Network] = brain_encoders.ENIGMA_CNN
     torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "ENIGMA")
     published: ClassVar[dict[str, Any]] = {"data.validation": "none", "data.repeats": "single", "choice": "last"}
+
+    @classmethod
+    def released_sizes(cls, shapes: Shapes, channels: int | None) -> dict[str, int] | None:
+        maps = [shape for name, shape in shapes.items() if re.fullmatch(r"subject_layers\.\d+\.weight", name)]
+        sizes = convolutional(shapes, "enc_eeg.0", "proj_eeg", 5, 17)
+        if sizes is None or not maps or len(maps[0]) != 2:
+            return None
+        return sizes | {"samples": maps[0][1], "people": len(maps)}
 
     def arguments(self) -> dict[str, Any]:
         sizes = self.sizes

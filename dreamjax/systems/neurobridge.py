@@ -3,7 +3,9 @@
 The image's vector is the mean over corrupted views (blur, noise, low resolution, mosaic): `model.views`. Where paper
 and released code (feroooooo/NeuroBridge 6144203) differ, `model.variant` chooses: as written the temperature is 0.07;
 as released a softplus is always taken, so that the scale is softplus(log(1 / 0.07)) = 2.727 and the temperature 0.367,
-and it is not learned in either.
+the encoder is as wide as the image vectors and a linear map takes it to the common space (`--projector linear`), and
+trials of equal images are negatives. The scale is not learned in either. The released smoothing of some EEG channels
+when the data are read is left out.
 
 Expected on THINGS-EEG2, 200-way, 17 channels, one model a person, mean of 10 people: 63.2 / 89.9 % (top-1 / top-5), of
 the checkpoint with the lowest test loss and a gallery of corrupted views; a third party's last epoch with clean stimuli
@@ -16,7 +18,9 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Array, Float
 
 from dreamjax.objectives.contrastive import ContrastiveConfig
-from dreamjax.systems.retrieval_base import VECTOR, VIEWS, ImageProjection, RetrievalConfig, adam
+from dreamjax.systems.retrieval_base import VECTOR, VIEWS, RetrievalConfig, adam
+from dreamjax.systems.retrieval_projection import ImageProjection
+from dreamjax.systems.retrieval_released import Shapes, flat_signal
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.views import View
 from dreamjax.training.optimiser import OptimConfig
@@ -66,11 +70,22 @@ class Neurobridge(ImageProjection):
     Config: ClassVar[type] = NeurobridgeConfig
     network: ClassVar[Network] = brain_encoders.EEG_PROJECT
     torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "EEGProject")
+    released: ClassVar[dict[str, Any]] = {"scale": "softplus"}
     published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "test", "gallery": "trained"}
+
+    @classmethod
+    def released_sizes(cls, shapes: Shapes, channels: int | None) -> dict[str, int] | None:
+        maps = [shapes.get(f"{name}.weight", ()) for name in ("brain", "image")]
+        return flat_signal(shapes, channels) if all(len(shape) == 2 for shape in maps) else None
+
+    @classmethod
+    def released_model(cls, shapes: Shapes) -> dict[str, Any]:
+        return {"width": shapes["brain.weight"][0]}
 
     def arguments(self) -> dict[str, Any]:
         sizes, model = self.sizes, self.config.model
-        shapes = {"channels": sizes.channels, "samples": sizes.samples, "features": model.width}
+        width = sizes.features if self.projects_brain else model.width
+        shapes = {"channels": sizes.channels, "samples": sizes.samples, "features": width}
         return shapes | {"rate": model.dropout}
 
     def banks(self) -> dict[str, tuple[BankConfig, ...]]:
@@ -82,9 +97,8 @@ class Neurobridge(ImageProjection):
         return batch[VIEWS].mean(1) if VIEWS in batch else batch[VECTOR]
 
     @property
-    def contrast(self) -> ContrastiveConfig:
-        released = self.config.model.variant == "as_released"
-        return replace(self.config.loss, scale="softplus") if released else self.config.loss
+    def projects_brain(self) -> bool:
+        return self.config.model.variant == "as_released"
 
 
 SYSTEM = Neurobridge

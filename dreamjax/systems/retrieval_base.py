@@ -6,6 +6,7 @@ image features, training alone or as one program with others, retrieval, and the
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -19,11 +20,8 @@ from jaxtyping import Array, Float, Int
 from dreamjax.errors import UserError
 from dreamjax.models.brain_layers import Statistic, Trials
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
-from dreamjax.parallel import mesh as meshes
-from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.signals.datasets import records
-from dreamjax.signals.datasets.arrays import ArrayExamples
-from dreamjax.systems import retrieval_torch
+from dreamjax.systems import retrieval_released, retrieval_torch
 from dreamjax.systems.base import (
     Bank,
     Checkpoint,
@@ -41,7 +39,8 @@ from dreamjax.systems.base import (
     Vectorises,
 )
 from dreamjax.systems.compute import GradientConfig
-from dreamjax.targets import banks, responses
+from dreamjax.systems.retrieval_streams import WithVectors, vectors_of
+from dreamjax.targets import responses
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig, Responses, Split
 from dreamjax.training import optimiser
@@ -64,6 +63,7 @@ class SizesConfig:
     samples: int = 0
     people: int = 0
     features: int = 0  # width of the image vectors
+    latent: int = 0  # width of what a second head predicts; 0: there is none, or as the data
 
     def filled(self, others: Mapping[str, int]) -> "SizesConfig":
         """Return the sizes with those of the data in place of 0. Raise UserError where the two differ."""
@@ -86,11 +86,14 @@ class RetrievalConfig(GradientConfig):
     sizes: SizesConfig = field(default_factory=SizesConfig)
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     epochs: int = 0  # passes over the training trials; 0: as long as train.steps says
+    warmup: float = 0.0  # share of the steps over which the rate grows; 0: optim.warmup_steps
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epochs < 0:
             raise ValueError(f"epochs is {self.epochs}, but it must be at least 0 (0: as long as train.steps says)")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}, but it must be a share of the steps, at least 0 and below 1")
         if (self.train.microbatches or 1) > 1:
             raise ValueError(
                 f"train.microbatches is {self.train.microbatches}, but a contrastive loss needs its whole batch at once"
@@ -122,7 +125,7 @@ class RetrievalData(System):
     def vectors(self) -> Mapping[str, Float[np.ndarray, "images *D"]]:
         """Return the vectors of every image of the corpora, in the order of the catalogue, by bank."""
         images = responses.catalogue(self.config.data.path).images
-        return {name: _vectors(each, images) for name, each in self.banks().items()}
+        return {name: vectors_of(each, images) for name, each in self.banks().items()}
 
     def examples(self, split: Split) -> Examples:
         """Return the trials of a split in memory."""
@@ -148,6 +151,12 @@ class RetrievalData(System):
         of = {name: i for i, name in enumerate(self.people)}
         return np.array([of.get(name, -1) for name in trials.subjects])[trials.subject]
 
+    @property
+    def here(self) -> bool:
+        """Return whether the data are where the config says; a run opens and exports without them."""
+        paths = self.config.data.path
+        return bool(paths) and all(records.is_dataset(path) for path in paths)
+
     @functools.cached_property
     def sizes(self) -> SizesConfig:
         """Return the shapes of the network, from the config or else from the data."""
@@ -158,12 +167,14 @@ class RetrievalData(System):
         shapes = {"channels": channels, "samples": samples, "people": len(self.people)}
         return self.config.sizes.filled(shapes | {"features": self.vectors[VECTOR].shape[-1]})
 
+    def filled(self) -> Any:
+        """Return the config with the sizes of the data, as a run keeps it so that it opens without them."""
+        return dataclasses.replace(self.config, sizes=self.sizes)
+
     @functools.cached_property
     def positions(self) -> Float[np.ndarray, "C 3"]:
         """Return the sensors' positions in metres, 0 where unknown; all 0 where the data are not here."""
-        if self.config.sizes.known and not (
-            self.config.data.path and all(records.is_dataset(path) for path in self.config.data.path)
-        ):
+        if self.config.sizes.known and not self.here:
             return np.zeros((self.sizes.channels, 3), np.float32)
         xyz = np.nan_to_num(responses.load(self.config.data, "test").xyz).astype(np.float32)
         if not xyz.any():
@@ -190,33 +201,8 @@ class RetrievalData(System):
         examples = self.examples(split)
         target = np.searchsorted(examples.trials.gallery, examples.trials.image)
         rows = dict(examples.rows) | {"target": target.astype(np.int32)}
-        stream = _WithVectors(rows, vectors=examples.vectors, seed=self.config.seed, endless=endless)
+        stream = WithVectors(rows, vectors=examples.vectors, seed=self.config.seed, endless=endless)
         return BatchSpec(stream, min(batch_size, len(stream)))
-
-
-@functools.lru_cache(maxsize=8)  # runs of a comparison share them
-def _vectors(configs: tuple[BankConfig, ...], images: tuple[str, ...]) -> Float[np.ndarray, "images *D"]:
-    """Return the vectors of images; those of several banks are stacked: [D] becomes [V, D]."""
-    mesh = meshes.make(MeshConfig())
-    arrays = [banks.open_bank(one, images, mesh).vectors for one in configs]
-    if len({x.shape[1] for x in arrays}) > 1:
-        widths = ", ".join(f"{one.words}: {x.shape[1]}" for one, x in zip(configs, arrays, strict=True))
-        raise UserError(f"vectors of several layers or views need one width ({widths}); choose layers that are as wide")
-    return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
-
-
-class _WithVectors(ArrayExamples):
-    """Rows of arrays, with the vectors of the image that was seen."""
-
-    def __init__(
-        self, arrays: Mapping[str, np.ndarray], *, vectors: Mapping[str, np.ndarray], seed: int, endless: bool
-    ):
-        super().__init__(arrays, seed=seed, endless=endless)
-        self.vectors = vectors
-
-    def read(self, keys: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
-        rows = super().read(keys, index)
-        return rows | {name: np.asarray(x[rows["image"]], np.float32) for name, x in self.vectors.items()}
 
 
 def gathered(rows: Mapping[str, Array], vectors: Mapping[str, Array]) -> dict[str, Array]:
@@ -233,6 +219,7 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     formats: ClassVar[tuple[Format, ...]] = ("torch",)
     network: ClassVar[Network]
     torch_twin: ClassVar[tuple[str, str]]  # module of systems/pytorch, and the encoder's class in it
+    released: ClassVar[Mapping[str, Any]] = {}  # fields of the loss, where `model.variant` is as_released
     needs_positions: ClassVar[bool] = False  # whether the encoder reads where the sensors are; kept with the parameters
 
     def arguments(self) -> dict[str, Any]:
@@ -273,8 +260,17 @@ class RetrievalSystem(GradientSystem, RetrievalData):
         return replace(self.fresh(self.init_params(rng)), hyper=self.hyper())
 
     def hyper(self, targets: bool = False) -> dict[str, Array]:
-        values = optimiser.hyper(self.config.optim, self.config.train.steps)
+        optim = self.config.optim
+        if self.config.warmup:
+            optim = dataclasses.replace(optim, warmup_steps=round(self.config.warmup * self.steps))
+        values = optimiser.hyper(optim, self.steps)
         return values | {"seed": jnp.uint32(self.config.seed)}
+
+    @functools.cached_property
+    def steps(self) -> int:
+        """Return the number of steps of the run, by which schedules are measured."""
+        steps: int = self.config.train.steps
+        return self.data("train").steps(steps) if self.config.epochs and self.here else steps
 
     def data(self, split: str) -> BatchSpec:
         spec = self.spec_of(split, self.config.train.batch_size, endless=split == "train")  # type: ignore[arg-type]
@@ -304,8 +300,17 @@ class RetrievalSystem(GradientSystem, RetrievalData):
 
     @property
     def contrast(self) -> ContrastiveConfig:
-        """Return the form of the contrastive loss: the config's, where no variant changes it."""
-        return self.config.loss
+        """Return the form of the contrastive loss: the config's, where no variant changes it.
+
+        As released, every other trial of the batch is a negative, and the scale has no limit; what the config sets to
+        another value than the system's default stays.
+        """
+        loss = self.config.loss
+        if getattr(self.config.model, "variant", "as_written") != "as_released":  # type: ignore[attr-defined]
+            return loss
+        usual = type(self.config)().loss
+        changes: dict[str, Any] = {"equal": "negative", "largest": math.inf, **self.released}
+        return replace(loss, **{n: x for n, x in changes.items() if getattr(loss, n) == getattr(usual, n)})
 
     def trained_vectors(self, batch: Batch) -> Float[Array, "B *D"]:
         """Return the image vectors that training compares with: those of retrieval, where there are no other views."""
@@ -334,47 +339,31 @@ class RetrievalSystem(GradientSystem, RetrievalData):
 
     @classmethod
     def imported(cls, checkpoint: Checkpoint, options: ImportOptions) -> Imported | None:
-        return retrieval_torch.imported(cls, checkpoint, options)
+        if "run" in checkpoint.settings or checkpoint.exported:
+            return retrieval_torch.imported(cls, checkpoint, options)
+        return retrieval_released.imported(cls, checkpoint, options)
+
+    @classmethod
+    def released_sizes(cls, shapes: retrieval_released.Shapes, channels: int | None) -> dict[str, int] | None:
+        """Return the fields of `sizes` that the shapes of released weights state; None where they are of another."""
+        return None
+
+    @classmethod
+    def released_model(cls, shapes: retrieval_released.Shapes) -> dict[str, Any]:
+        """Return the fields of `model` that the shapes of released weights state."""
+        return {}
 
     def image_config(self) -> dict[str, Any]:
-        """Return how PyTorch computes the image's side, as in config.json."""
+        """Return how PyTorch computes the image's side, and what follows the encoder, as in config.json."""
         return {"image_side": "same"}
 
     def image_tensors(self, params: PyTree) -> dict[str, Any]:
-        """Return the tensors of the image's side, in PyTorch's names and layout."""
+        """Return the tensors of both, in PyTorch's names and layout."""
         return {}
 
     def image_params(self, tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
-        """Return the parameters of the image's side, from what `image_tensors` returned."""
+        """Return the parameters of both, from what `image_tensors` returned."""
         return {}
-
-
-@dataclass(frozen=True)
-class ImageProjection(RetrievalSystem):
-    """A retrieval system whose images go through a learned linear map to the common space, of width `model.width`."""
-
-    def init_params(self, rng: Array) -> dict[str, PyTree]:
-        of_encoder, of_image = jax.random.split(rng)
-        width, features = self.config.model.width, self.sizes.features  # type: ignore[attr-defined]
-        bound = features**-0.5
-        kernel, bias = jax.random.split(of_image)
-        image = {
-            "kernel": jax.random.uniform(kernel, (features, width), jnp.float32, -bound, bound),
-            "bias": jax.random.uniform(bias, (width,), jnp.float32, -bound, bound),
-        }
-        return super().init_params(of_encoder) | {"image": image}
-
-    def image_side(self, params: PyTree, vectors: Float[Array, "M *D"]) -> Float[Array, "M F"]:
-        return vectors @ params["image"]["kernel"] + params["image"]["bias"]
-
-    def image_config(self) -> dict[str, Any]:
-        return {"image_side": "linear"}
-
-    def image_tensors(self, params: PyTree) -> dict[str, Any]:
-        return {"image.weight": np.asarray(params["image"]["kernel"]).T.copy(), "image.bias": params["image"]["bias"]}
-
-    def image_params(self, tensors: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
-        return {"image": {"kernel": tensors["image.weight"].T.copy(), "bias": tensors["image.bias"]}}
 
 
 def adam(rate: float, *, beta1: float = 0.9, weight_decay: float = 0.0) -> OptimConfig:

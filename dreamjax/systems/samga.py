@@ -3,7 +3,8 @@
 The brain's side is the flat signal, projected; the image's side mixes the vectors of `model.layers` by the router, and
 maps them by two linear layers to the common space. Stage 1 (a third of the epochs) minimises (1 - m) · contrast + m ·
 MMD with m from 0.9 to 0.5; stage 2 the contrast alone, at half of the rate. Only the image's side is normalised, and
-the scale of the logits is softplus(log(1 / 0.07)) = 2.727, not learned.
+the scale of the logits is softplus(log(1 / 0.07)) = 2.727, not learned. With `model.variant=as_released` trials of
+equal images are negatives; that the checkpoint is chosen by the test set is the protocol `paper`.
 
 From a summary of the released code (LinJiang8/SAMGA 1a63745), not its text: that stage 2 also freezes an encoder that
 both sides share is left out here, as its place in the network was not stated.
@@ -45,6 +46,7 @@ PROGRESS, ROUTE = "progress", "route"  # names in a batch: share of the steps do
 class SamgaModelConfig:
     """The layers of the vision model, and the common space."""
 
+    variant: Literal["as_written", "as_released"] = "as_written"
     layers: tuple[int, ...] = (20, 24, 28, 32, 36)  # of the vision model; empty: target.layer alone
     centre: int = 28  # the layer with the largest weight at the start
     width: int = 512
@@ -162,7 +164,7 @@ class Samga(RetrievalSystem):
         return combined({"contrast": (1 - share, contrast), "mmd": (share, distance)})
 
     def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        progress = state.step.astype(jnp.float32) / max(self.config.train.steps, 1)
+        progress = state.step.astype(jnp.float32) / max(self.steps, 1)
         key = jax.random.fold_in(jax.random.key(state.hyper["seed"]), state.step)
         second = progress >= self.config.model.first_stage
         rate = jnp.where(second, 0.5, 1.0) * state.hyper["learning_rate"]

@@ -11,7 +11,8 @@ images.
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from dreamjax.systems.retrieval_base import ImageProjection, RetrievalConfig, adam
+from dreamjax.systems.retrieval_base import RetrievalConfig, adam
+from dreamjax.systems.retrieval_projection import ImageProjection
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.train_config import TrainConfig
 from dreamjax.weights import brain_encoders

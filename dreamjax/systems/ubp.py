@@ -4,7 +4,8 @@ Each trial has a running mean of its logit (section 3.3): s ← 0.3 l + 0.7 s. W
 range of s, the trial's image is blurred more or less the next time it is seen (the kernel of the foveated blur has 51
 taps, ± 6). Where paper and released code (HaitaoWuTJU/Uncertainty-aware-Blur-Prior 89d8b83) differ, `model.variant`
 chooses: as written (equation 10) a low similarity takes the smaller kernel; as released the larger one, and the three
-kernels are 45, 45 and 51, as one config object is changed three times.
+kernels are 45, 45 and 51, as one config object is changed three times; trials of equal images are negatives. In both,
+softplus(s) is the scale, learned from s = log(1 / 0.07) on, and in training the brain's vectors are not normalised.
 
 Expected on THINGS-EEG2, 200-way, 17 channels, CLIP's ResNet-50, mean of 10 people: 50.9 / 79.7 % (top-1 / top-5) with
 one model a person, 12.4 / 33.4 % with the person left out; the gallery is blurred too.
@@ -21,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from dreamjax.objectives.contrastive import ContrastiveConfig
 from dreamjax.systems.base import Loss
 from dreamjax.systems.retrieval_base import VECTOR, VIEWS, RetrievalConfig, RetrievalSystem, adam
+from dreamjax.systems.retrieval_released import Shapes, flat_signal
 from dreamjax.targets import responses
 from dreamjax.targets.banks import BankConfig
 from dreamjax.training.optimiser import OptimConfig
@@ -82,6 +84,10 @@ class Ubp(RetrievalSystem):
     torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "EEGProject")
     published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "last", "gallery": "trained"}
 
+    @classmethod
+    def released_sizes(cls, shapes: Shapes, channels: int | None) -> dict[str, int] | None:
+        return None if "brain.weight" in shapes else flat_signal(shapes, channels)  # NeuroBridge's have maps behind
+
     def arguments(self) -> dict[str, Any]:
         sizes = self.sizes
         shapes = {"channels": sizes.channels, "samples": sizes.samples, "features": sizes.features}
@@ -98,9 +104,9 @@ class Ubp(RetrievalSystem):
 
     def init(self, rng: Array) -> State:
         state = super().init(rng)
-        paths = self.config.data.path
-        images = len(responses.catalogue(paths).images) if paths else 1  # without the data there is no training
-        shape = (len(self.people) if paths else 1, images)
+        here = self.here  # without the data there is no training
+        images = len(responses.catalogue(self.config.data.path).images) if here else 1
+        shape = (len(self.people) if here else 1, images)
         extra = {"similarity": jnp.ones(shape, jnp.float32), "level": jnp.full(shape, USUAL, jnp.int32)}
         return replace(state, extra=extra)
 

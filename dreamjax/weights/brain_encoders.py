@@ -139,7 +139,10 @@ ATM_S = network(
     aliases=((r"\.linear([12])\.", r".conv\1."),),
 )
 EEG_PROJECT = network(
-    EEGProject, *projector("model", "projector", "f"), ignored="logit_scale", aliases=((r"\.fn\.", ".f."),)
+    EEGProject,
+    *projector("model", "projector", "f"),
+    ignored="logit_scale",
+    aliases=((r"^brain\.", ""), (r"\.fn\.", ".f.")),  # "brain": of UBP's checkpoints, which Lightning writes
 )
 ENIGMA_CNN = network(
     ENIGMA,

@@ -1,5 +1,6 @@
-"""Every retrieval system trains, and compares brain and image in one space; published variants are what they claim."""
+"""Every retrieval system trains, and compares brain and image in one space, and goes to PyTorch and back."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,31 +9,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from jax.sharding import NamedSharding, PartitionSpec
 
 import dreamjax
 from dreamjax import config as configs
-from dreamjax.comparison import jobs, protocols
+from dreamjax.comparison import fitting, jobs, protocols, run_folder
 from dreamjax.comparison.jobs import Request
 from dreamjax.errors import UserError
 from dreamjax.export import driver
-from dreamjax.objectives.contrastive import ContrastiveConfig
+from dreamjax.parallel import mesh as meshes
+from dreamjax.parallel.mesh import MeshConfig
+from dreamjax.parallel.tree_paths import nested
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Retrieves, Vectorises, capabilities
-from dreamjax.systems.neurobridge import Neurobridge, NeurobridgeConfig, NeurobridgeModelConfig
-from dreamjax.systems.nice import Nice, NiceConfig, NiceModelConfig
-from dreamjax.systems.ubp import SHARPER, SOFTER, USUAL, Ubp, UbpConfig, UbpModelConfig
 from dreamjax.targets.responses import ResponseConfig
 from dreamjax.training import checkpoints, program
+from dreamjax.weights.networks import Network
 from tests import trial_shards
 from tests.trial_shards import TrialShards
 
 RETRIEVING = [name for name in registry.names() if Retrieves in capabilities(registry.find(name))]
-TRAINED = [name for name in RETRIEVING if Vectorises in capabilities(registry.find(name)) and name != "deep4"]
-EXPORTED = ("nice", "samga", "brain_module")  # in the default suite: each kind of image side and of inputs
+TRAINED = [name for name in RETRIEVING if Vectorises in capabilities(registry.find(name))]
+# in the default suite: each kind of image side, of what follows the encoder, and of inputs
+EXPORTED = ("nice", "samga", "brain_module", "neurobridge")
 SAMPLED = ["ridge"] + [name if name in EXPORTED else pytest.param(name, marks=pytest.mark.long) for name in TRAINED]
 SMALL = {
+    "deep4": [("deep4.model.taps", "4")],
     "shallow": [("shallow.model.width", "8")],
-    "neurobridge": [("neurobridge.model.width", "8")],
+    "neurobridge": [("neurobridge.model.width", "6"), ("neurobridge.model.variant", "as_released")],
     "samga": [("samga.model.width", "8"), ("samga.model.hidden", "8")],
     "brain_module": [("brain_module.model.dim", "8"), ("brain_module.model.outputs", "6")],
 }
@@ -62,7 +67,7 @@ def batch_of(task: Any, rows: int = 16) -> dict[str, jax.Array]:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_lowers_the_loss_and_both_sides_have_one_width(name: str, shards: TrialShards) -> None:
-    task = task_of(name, shards)
+    task = registry.build(replace(task_of(name, shards).config, epochs=0))  # in the first stage of all steps
     state, batch = task.init(program.run_key(0, b"init")), batch_of(task)
     update, losses = jax.jit(task.update), []
     for _ in range(12):
@@ -78,10 +83,7 @@ def test_training_lowers_the_loss_and_both_sides_have_one_width(name: str, shard
 
 @pytest.mark.parametrize("name", ["nice", "ubp", pytest.param("brain_module", marks=pytest.mark.long)])
 def test_rows_of_weight_zero_do_not_change_a_step(name: str, shards: TrialShards) -> None:
-    task = task_of(name, shards)
-    config = replace(task.config, optim=replace(task.config.optim, epsilon=0.1))
-    model = {field: 0.0 for field in ("dropout", "radius") if hasattr(config.model, field)}
-    task = registry.build(replace(config, model=replace(config.model, **model)))
+    task = without_dropout(task_of(name, shards))
     state, batch = task.init(program.run_key(0, b"init")), batch_of(task)
     padded = {key: jnp.concatenate([x, x[:4]]) for key, x in batch.items()}
     padded["weight"] = padded["weight"].at[16:].set(0)
@@ -91,44 +93,54 @@ def test_rows_of_weight_zero_do_not_change_a_step(name: str, shards: TrialShards
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_nice_as_released_does_not_train_its_scale(shards: TrialShards) -> None:
-    task = task_of("nice", shards)
-    batch, moved = batch_of(task), {}
-    for variant in ("as_written", "as_released"):
-        model = NiceModelConfig(variant=variant)  # type: ignore[arg-type]
-        nice = registry.build(replace(task.config, model=model))
-        state = nice.init(program.run_key(0, b"init"))
-        moved[variant] = float(
-            jax.jit(nice.update)(state, batch)[0].params["logit_scale"] - state.params["logit_scale"]
-        )
-    assert moved["as_written"] != 0
-    assert moved["as_released"] == 0
-    assert np.exp(float(state.params["logit_scale"])) == pytest.approx(14.29, abs=0.01)
-    assert isinstance(task, Nice)
-    assert isinstance(task.config, NiceConfig)
+def without_dropout(task: Any) -> Any:
+    model = {name: 0.0 for name in ("dropout", "conv_dropout", "radius") if hasattr(task.config.model, name)}
+    config = replace(task.config, optim=replace(task.config.optim, epsilon=0.1))
+    return registry.build(replace(config, model=replace(config.model, **model)))
 
 
-def test_neurobridge_as_released_has_a_temperature_of_0_367() -> None:
-    factors = {}
-    for variant in ("as_written", "as_released"):
-        config = NeurobridgeConfig(model=NeurobridgeModelConfig(variant=variant))  # type: ignore[arg-type]
-        loss: ContrastiveConfig = Neurobridge(config).contrast
-        factors[variant] = float(loss.factor(jnp.float32(config.loss.initial)))
-    assert 1 / factors["as_written"] == pytest.approx(0.07, abs=1e-4)
-    assert factors["as_released"] == pytest.approx(2.7269, abs=1e-3)
-    assert 1 / factors["as_released"] == pytest.approx(0.367, abs=1e-3)
+def one_of(first: str) -> list[Any]:
+    """One system in the default suite, the others in the long one."""
+    return [pytest.param(name, marks=() if name == first else pytest.mark.long) for name in TRAINED]
 
 
-def test_ubp_blurs_uncertain_trials_as_written_and_as_released() -> None:
-    logits = jnp.asarray([0.0] * 30 + [9.0, -9.0])
-    before, there = jnp.zeros(32), jnp.ones(32, bool)
-    for variant, low, high in (("as_written", SHARPER, SOFTER), ("as_released", SOFTER, SHARPER)):
-        ubp = Ubp(UbpConfig(model=UbpModelConfig(variant=variant)))  # type: ignore[arg-type]
-        mean, level = ubp.blurred(logits, before, there)
-        np.testing.assert_allclose(mean, 0.3 * logits, atol=1e-6)
-        assert level.tolist() == [USUAL] * 30 + [high, low]
-    assert UbpModelConfig(variant="as_written").kernels == (45, 51, 57)
-    assert UbpModelConfig(variant="as_released").kernels == (45, 45, 51)
+@pytest.mark.parametrize("name", one_of("nice"))
+def test_a_batch_over_four_devices_gives_the_step_of_one(name: str, shards: TrialShards) -> None:
+    task, steps = without_dropout(task_of(name, shards)), []
+    batch = batch_of(task)
+    for devices in (1, 4):
+        mesh = meshes.make(MeshConfig(data=devices), jax.devices()[:devices])
+        rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+        with jax.set_mesh(mesh):
+            state = jax.device_put(task.init(program.run_key(0, b"init")), whole)
+            new, metrics = jax.jit(task.update, in_shardings=(whole, rows))(state, jax.device_put(batch, rows))
+        steps.append((new.params, metrics["loss"]))
+    for one, other in zip(*map(jax.tree.leaves, steps), strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", one_of("neurobridge"))
+def test_the_loop_trains_a_run_that_resumes_evaluates_and_exports(
+    name: str, shards: TrialShards, tmp_path: Path
+) -> None:
+    config = task_of(name, shards).config
+    train = replace(config.train, steps=2, tensorboard=False)
+    run, one = tmp_path / "run", jax.devices()[:1]
+    for steps in (2, 4):
+        result = opening.train(replace(config, epochs=0, train=replace(train, steps=steps)), run, devices=one)
+        assert result["step"] == steps
+    assert opening.open_run(run).step == 4
+    table = dreamjax.evaluate(str(run), out=str(tmp_path / "scores"))
+    assert "top-1" in str(table)
+    driver.export(run, tmp_path / "torch")
+
+
+def test_schedules_are_measured_by_the_steps_of_all_epochs(shards: TrialShards) -> None:
+    task = task_of("samga", shards)
+    examples = len(task.examples("train").trials)
+    assert task.steps == 2 * -(-examples // 16) != task.config.train.steps
+    assert float(task.hyper()["decay_steps"]) == task.steps
+    assert registry.build(replace(task.config, epochs=0)).steps == task.config.train.steps
 
 
 def test_false_negatives_are_masked_on_request(shards: TrialShards) -> None:
@@ -174,3 +186,67 @@ def _at(tree: Any, path: Any) -> np.ndarray:
     for key in path:
         tree = tree[key.key]
     return np.asarray(tree)
+
+
+RELEASED: dict[str, tuple[dict[str, int], str]] = {  # sizes that fit the shapes; a name in front of each tensor
+    "nice": ({"channels": 6, "samples": 80, "features": 7}, ""),
+    "atm": ({"channels": 6, "samples": 84, "features": 7, "people": 3}, ""),
+    "enigma": ({"channels": 6, "samples": 40, "features": 7, "people": 3}, ""),
+    "ubp": ({"channels": 6, "samples": 40, "features": 7}, "brain."),
+    "neurobridge": ({"channels": 6, "samples": 40, "features": 7}, ""),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_imports_weights_of_the_released_code(name: str, tmp_path: Path) -> None:
+    sizes, prefix = RELEASED[name]
+    arguments = sizes | ({"people": sizes.get("people", 0)} if name in ("atm", "enigma") else {})
+    network: Network = registry.find(name).network  # type: ignore[attr-defined]
+    params = network.init(arguments, jax.random.key(1))
+    state = {prefix + n: torch.tensor(np.array(x)) for n, x in network.table.to_torch(params).items()}
+    checkpoint: dict[str, Any] = state | ({f"{prefix}logit_scale": torch.tensor(2.0)} if name != "nice" else {})
+    source = tmp_path / "checkpoint.pth"
+    if name == "nice":
+        source = tmp_path / "model"
+        source.mkdir()
+        for part in ("Enc_eeg", "Proj_eeg", "Proj_img"):
+            within = {n.removeprefix(f"{part}."): x for n, x in state.items() if n.startswith(f"{part}.")}
+            torch.save(within, source / f"test0{part}_cls.pth")
+    elif name == "neurobridge":
+        maps = {part: {"linear.weight": torch.ones(4, 7), "linear.bias": torch.ones(4)} for part in ("eeg", "img")}
+        torch.save({"model_state_dict": state} | {f"{p}_projector_state_dict": x for p, x in maps.items()}, source)
+    else:
+        torch.save({"state_dict": checkpoint} if name == "ubp" else checkpoint, source)
+    flat = {"channels": 6} if name in ("ubp", "neurobridge") else {}
+    summary = dreamjax.import_checkpoint(source, tmp_path / "run", **flat)
+    assert summary.format == f"{name}, released weights"
+    run = opening.open_run(tmp_path / "run")
+    assert vars(run.config.sizes) == {"people": 1, "latent": 0} | sizes
+    assert getattr(run.config.model, "variant", "as_released") == "as_released"
+    jax.tree.map(np.testing.assert_array_equal, nested(run.params)["encoder"], params)
+    expected = np.log(1 / 0.07) if name in ("nice", "neurobridge") else 2.0
+    assert float(run.params["logit_scale"]) == pytest.approx(expected)
+    if name == "neurobridge":
+        driver.export(tmp_path / "run", tmp_path / "torch")  # and on, with parity
+
+
+@pytest.mark.parametrize(("channels", "words"), [(None, "does not say how many channels"), (7, "7 channels do not")])
+def test_refuses_a_flat_encoder_of_unknown_channels(channels: int | None, words: str, tmp_path: Path) -> None:
+    params = registry.find("ubp").network.init({"channels": 6, "samples": 40, "features": 7}, jax.random.key(1))  # type: ignore[attr-defined]
+    tensors = registry.find("ubp").network.table.to_torch(params)  # type: ignore[attr-defined]
+    torch.save({n: torch.tensor(np.array(x)) for n, x in tensors.items()}, tmp_path / "brain.pth")
+    with pytest.raises(UserError, match=f"--channels: the encoder reads 240 numbers a trial, which {words}"):
+        dreamjax.import_checkpoint(tmp_path / "brain.pth", tmp_path / "run", channels=channels)
+
+
+@pytest.mark.parametrize("name", one_of("ubp"))
+def test_a_run_of_a_comparison_exports_without_its_data(name: str, tmp_path: Path) -> None:
+    shards = trial_shards.write(tmp_path / "data", people=1, samples=100, tmin=0.0)
+    data, settings = ResponseConfig(path=(shards.path,)), (("train.batch_size", "32"), *SMALL.get(name, ()))
+    bank = trial_shards.bank_config(shards)
+    (job,) = jobs.jobs(Request((name,), data, bank, protocols.find("honest"), "in_subject", 1, 1, settings))
+    run_folder.write(tmp_path / "compare", job, fitting.fit(job))
+    shutil.rmtree(shards.path)
+    result = driver.export(run_folder.folder_of(tmp_path / "compare", job) / "seed-0", tmp_path / "torch")
+    assert result.differences is not None
+    assert max(result.differences.values()) < 1e-5

@@ -28,6 +28,7 @@ class Retrieval(nn.Module):
             self.register_buffer("xyz", torch.zeros(config["channels"], 3))
             self.register_buffer("positions", torch.zeros(config["channels"], config["arguments"]["dims"]))
         kind, features, width = config["image_side"], config["features"], config["width"]
+        self.brain = nn.Linear(features, width) if config.get("brain_side") == "linear" else nn.Identity()
         if kind == "linear":
             self.image = nn.Linear(features, width)
         elif kind == "layers":
@@ -43,7 +44,7 @@ class Retrieval(nn.Module):
         subject = torch.full((len(x),), -1, device=x.device) if subject is None else subject
         if self.config["takes"] == "positions":
             return self.encoder(x, subject, self.positions.expand(len(x), -1, -1))
-        return self.encoder(x, subject) if self.config["takes"] == "subject" else self.encoder(x)
+        return self.brain(self.encoder(x, subject) if self.config["takes"] == "subject" else self.encoder(x))
 
     def images(self, vectors: Tensor) -> Tensor:
         """Return image vectors as they are compared."""
