@@ -61,7 +61,8 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
     """Keep a job: its runs, its ranks, and last the file that says that it is done."""
     folder = folder_of(workdir, job)
     for number, config in enumerate(job.configs):
-        content = configs.to_json(registry.build(config).filled())  # so that the run opens without the data
+        task: Any = registry.build(config)
+        content = configs.to_json(task.filled())  # so that the run opens without the data
         run = folder / f"seed-{config.seed}"
         written: set[int] = set()
         for checkpoint, each in fitted.params.items():
