@@ -131,6 +131,8 @@ def compare(
     seeds: int = 3,
     epochs: int | None = None,
     settings: Sequence[tuple[str, str]] = (),
+    distractors: str = "",
+    transductive: bool = False,
 ) -> "Comparison":
     """Train and score retrieval systems on the same trials, under one protocol, in one table.
 
@@ -149,13 +151,15 @@ def compare(
         seeds: runs of each system, trained as one program.
         epochs: passes over the training trials; None: each system's.
         settings: (key, value) of single settings, such as ("data.tmin", "0") or ("nice.optim.learning_rate", "1e-3").
+        distractors: also score in a gallery with the images of this split of the dataset, or of this folder.
+        transductive: also score by CSLS and by whitening, which know all test trials of a person.
 
     Returns:
         The table, with intervals, controls and paired differences.
     """
     from dreamjax.comparison import compare as comparison
     from dreamjax.comparison import protocols
-    from dreamjax.comparison.jobs import Request
+    from dreamjax.comparison.jobs import Request, Scoring
     from dreamjax.targets.banks import BankConfig
     from dreamjax.targets.responses import ResponseConfig
 
@@ -178,6 +182,7 @@ def compare(
         seeds,
         epochs,
         tuple((key, value) for key, value in settings),
+        Scoring(transductive, distractors),
     )
     return comparison.compare(request, workdir)
 

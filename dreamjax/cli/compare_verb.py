@@ -38,6 +38,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a setting of all systems (data.tmin=0) or of one (nice.optim.learning_rate=1e-3)",
     )
 
+    add = parser.add_argument_group("what is scored in addition").add_argument
+    add(
+        "--distractors",
+        default="",
+        metavar="SPLIT|FOLDER",
+        help="also score in a gallery with these images: a split of the dataset such as train, or a folder of images "
+        "(default: none)",
+    )
+    add(
+        "--transductive",
+        action="store_true",
+        help="also score by CSLS and by whitening, which know all test trials of a person, in rows of their kind "
+        "(default: no)",
+    )
+
     add = parser.add_argument_group("the trials and the images that were seen").add_argument
     add("--data", nargs="+", default=[], metavar="SHARDS", help="dataset folders of dreamjax prepare")
     add("--path", default="", metavar="FOLDER", help="a corpus of trials as downloaded, prepared first in WORKDIR/data")
@@ -65,6 +80,7 @@ def run(args: argparse.Namespace) -> "Comparison":
             raise UserError(f"--set {one}: give it a value, as in --set {one}=VALUE")
         settings.append((key, value))
     names = ("protocol", "people", "seeds", "epochs", "images", "layer", "pooling", "corpus", "path", "stimuli")
+    names += ("distractors", "transductive")
     options = {name: getattr(args, name) for name in names}
     systems = [name.strip() for name in args.systems.split(",") if name.strip()]
     return api.compare(systems, args.data, args.target, args.workdir, settings=settings, **options)

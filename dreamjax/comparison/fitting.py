@@ -12,18 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from dreamjax.comparison import scoring
 from dreamjax.comparison.jobs import Job
 from dreamjax.errors import UserError
-from dreamjax.metrics import retrieval
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.systems import registry
 from dreamjax.systems.base import Vectorises, capabilities
 from dreamjax.systems.retrieval_base import VECTOR, gathered
 from dreamjax.training import in_memory, program
 from dreamjax.training.task import PyTree
-
-ROWS = 512  # trials that go through a network at once, outside training
-UNTRAINED, SHUFFLED = "untrained", "shuffled"  # controls: random parameters; images exchanged for one another
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,8 @@ class Fitted:
     person: Int[np.ndarray, "n"]
     repeats: Int[np.ndarray, "n"]
     gallery: int  # images
-    exchanged: Float[np.ndarray, "gallery gallery"]  # sum over trials and seeds of 1 / rank, if column j were the image
+    galleries: Mapping[str, int]  # row of the table → images, where these are others
+    further: Mapping[str, np.ndarray | None]  # arrays to keep: see `scoring.Scored`
     closed_form: bool
     parameters: Mapping[str, int]  # of the encoder, and of everything that is trained
     seconds: float
@@ -52,27 +50,24 @@ def fit(job: Job) -> Fitted:
     if not closed_form:
         params, epochs, curves = _by_gradients(job, tasks)
         key = program.run_key(job.configs[0].seed, b"init")
-        floor = {UNTRAINED: [jax.jit(tasks[0].init)(key).params]}
+        floor = {scoring.UNTRAINED: [jax.jit(tasks[0].init)(key).params]}
     else:
         params, epochs, curves = _in_closed_form(tasks)
         floor = {}  # without statistics nothing is known, and every image is as likely
     test = tasks[0].examples("test")  # type: ignore[attr-defined]
-    gallery = test.trials.gallery
-    target = np.searchsorted(gallery, test.trials.image)
-    ranks = {name: [_ranks(tasks[0], one, target) for one in each] for name, each in (params | floor).items()}
-    first = params[next(iter(params))]
-    shuffled = _shuffled(test.trials.image, gallery)
-    ranks[SHUFFLED] = [_ranks(tasks[0], one, shuffled) for one in first]
+    scored = scoring.score(tasks[0], params, floor, job.scoring)
+    kept = ("exchanged", "nearest", "similarity")
     return Fitted(
-        ranks,
+        scored.ranks,
         params,
         epochs,
         curves,
         test.trials.image,
         test.trials.subject,
         test.trials.repeats,
-        len(gallery),
-        _exchanged(tasks[0], first, target),
+        len(test.trials.gallery),
+        scored.sizes,
+        {name: getattr(scored, name) for name in kept},
         closed_form,
         _counts(params[next(iter(params))][0]),
         time.monotonic() - began,
@@ -153,7 +148,7 @@ def mean_reciprocal_rank(task: Any, params: PyTree, held_out: Mapping[str, Array
     It orders checkpoints more finely than a top-k accuracy, which ties on a few hundred trials.
     """
     trials = {name: held_out[name] for name in ("signal", "subject", "image")}
-    queries = queries_of(task, params, trials)
+    queries = scoring.queries_of(task, params, trials)
     images = task.image_side(params, held_out[VECTOR][held_out["gallery"]])
     similarity = _unit(queries) @ _unit(images).T
     right = jnp.take_along_axis(similarity, held_out["target"][:, None], axis=1)
@@ -161,54 +156,6 @@ def mean_reciprocal_rank(task: Any, params: PyTree, held_out: Mapping[str, Array
     return (1.0 / (1 + above)).mean()
 
 
-def queries_of(task: Any, params: PyTree, trials: Mapping[str, Array]) -> Float[Array, "n F"]:
-    """Return the brain's vectors of trials, `ROWS` at a time, within a program."""
-    n = trials["signal"].shape[0]
-    if n <= ROWS:
-        return task.query(params, trials)
-    blocks = -(-n // ROWS)
-    padded = {name: jnp.pad(x, [(0, blocks * ROWS - n)] + [(0, 0)] * (x.ndim - 1)) for name, x in trials.items()}
-    cut = {name: x.reshape(blocks, ROWS, *x.shape[1:]) for name, x in padded.items()}
-    out = jax.lax.map(lambda block: task.query(params, block), cut)
-    return out.reshape(blocks * ROWS, -1)[:n]
-
-
 def _unit(x: Float[Array, "n F"]) -> Float[Array, "n F"]:
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
-
-
-def test_queries(task: Any, params: PyTree) -> Float[np.ndarray, "n F"]:
-    """Return the brain's vectors of the test trials."""
-    rows = task.examples("test").rows
-    trials = {name: jnp.asarray(rows[name]) for name in ("signal", "subject", "image")}
-    return np.asarray(_compiled(task)(params, trials))
-
-
-@functools.lru_cache(maxsize=4)
-def _compiled(task: Any) -> Any:
-    return jax.jit(functools.partial(queries_of, task))
-
-
-def _shuffled(image: np.ndarray, gallery: np.ndarray) -> Int[np.ndarray, "n"]:
-    """Return for each trial the place in the gallery of another image, the same one for all trials of an image."""
-    exchanged = np.random.default_rng([14, len(gallery)]).permutation(len(gallery))
-    return exchanged[np.searchsorted(gallery, image)]
-
-
-def _exchanged(task: Any, params: Sequence[PyTree], target: np.ndarray) -> Float[np.ndarray, "gallery gallery"]:
-    """Return what a permutation of the images needs: row g sums the trials of image g over seeds."""
-    sums: np.ndarray | None = None
-    for one in params:
-        vectors = np.asarray(task.bank(one, "test").vectors)
-        similarity = retrieval.similarities(test_queries(task, one), vectors, centred=False)
-        reciprocal = retrieval.ranks_of_all(similarity).reciprocal()
-        sums = np.zeros((len(vectors), len(vectors))) if sums is None else sums
-        np.add.at(sums, target, reciprocal)
-    assert sums is not None
-    return sums.astype(np.float32)
-
-
-def _ranks(task: Any, params: PyTree, target: np.ndarray) -> Ranks:
-    vectors = np.asarray(task.bank(params, "test").vectors)
-    return retrieval.ranks(test_queries(task, params), vectors, target)

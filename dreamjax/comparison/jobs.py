@@ -22,6 +22,14 @@ GROUPS = ("data", "target", "train", "optim", "sizes")  # of a setting's key: fo
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """What is scored in addition to the gallery of the tested images."""
+
+    transductive: bool = False  # CSLS and whitening, which know all test trials of a person
+    distractors: str = ""  # a split of the dataset or a folder, whose images are appended to the gallery
+
+
+@dataclass(frozen=True)
 class Request:
     """What is compared, as the user asks for it."""
 
@@ -33,12 +41,15 @@ class Request:
     seeds: int = 3
     epochs: int | None = None  # None: each system's own
     settings: tuple[tuple[str, str], ...] = ()  # (key, value): GROUP.KEY for all systems, SYSTEM.KEY for one
+    scoring: Scoring = Scoring()
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this comparison: a folder that holds another one is refused."""
         values = dataclasses.asdict(self)
         values["protocol"] = self.protocol.name
         values.pop("systems")  # more systems may join a comparison
+        if self.scoring == Scoring():
+            values.pop("scoring")  # as comparisons from before there was a choice
         values["settings"] = [list(one) for one in self.settings]
         return json.loads(json.dumps(values))
 
@@ -51,6 +62,7 @@ class Job:
     fold: str
     configs: tuple[Any, ...]  # one for each seed
     checkpoints: tuple[Checkpoint, ...]  # that are scored, the one that counts first
+    scoring: Scoring = Scoring()
 
     @property
     def name(self) -> str:
@@ -62,6 +74,7 @@ class Job:
     def fingerprint(self) -> str:
         """Return a hash of everything that determines the job's result."""
         text = "".join(configs.to_json(one) for one in self.configs)
+        text += "" if self.scoring == Scoring() else json.dumps(dataclasses.asdict(self.scoring))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -76,7 +89,8 @@ def jobs(request: Request) -> list[Job]:
             data = dataclasses.replace(base.data, people=trained, test_people=tested)
             seeds = range(request.seeds) if hasattr(base, "optim") else range(1)  # a closed form has no random part
             each = tuple(dataclasses.replace(base, data=data, seed=base.seed + seed) for seed in seeds)
-            made.append(Job(system, fold, each, _checkpoints(system, request.protocol, data)))
+            checkpoints = _checkpoints(system, request.protocol, data)
+            made.append(Job(system, fold, each, checkpoints, request.scoring))
     return made
 
 

@@ -4,7 +4,7 @@ Published numbers of retrieval from brain signals differ more by these than by t
 named under every table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class Protocol:
     summary: str  # one sentence, for the table
     people: People
     data: Mapping[str, Any] = field(default_factory=dict)  # fields of the config group `data`
-    checkpoints: tuple[Checkpoint, ...] = ("held_out", "last")  # the first one ranks the systems; else `published`
+    checkpoints: tuple[Checkpoint, ...] = ("held_out", "last")  # the first one ranks the systems; see `published`
     headline: int = 1  # k of the top-k accuracy by which systems are compared
     published: bool = False  # each system is trained and chosen as its publication did
 
@@ -78,6 +78,11 @@ def in_words(checkpoint: str, validation: str, closed_form: bool = False) -> str
     if closed_form:
         return "closed form"
     return HELD_OUT_IN_WORDS[validation] if checkpoint == "held_out" else IN_WORDS[checkpoint]
+
+
+def counted(checkpoints: Sequence[str]) -> str:
+    """Return the first checkpoint that is a result, by which systems are ranked: not one chosen on the test set."""
+    return next((name for name in checkpoints if name != "test"), "")
 
 
 def find(name: str) -> Protocol:

@@ -8,8 +8,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from dreamjax.comparison import protocols, run_folder
-from dreamjax.comparison.fitting import SHUFFLED, UNTRAINED
+from dreamjax.comparison import protocols, run_folder, scoring
 from dreamjax.comparison.jobs import Job, Request
 from dreamjax.comparison.protocols import PEOPLE_IN_WORDS
 from dreamjax.metrics import bootstrap, crossed, paired, permutation, retrieval
@@ -24,7 +23,14 @@ TOPS = (1, 5, 10)
 WAYS = (2, 10, 50, 200, 300, 2400)  # sizes of smaller galleries, of which the accuracy is exact
 SHOWN_WAYS = 10
 CHANCE = "chance"
-CONTROLS = {SHUFFLED: "images shuffled (control)", UNTRAINED: "network untrained (control)"}
+ROWS = {  # below the checkpoints of a system, all of them of the one that counts
+    scoring.DISTRACTORS: "gallery with distractors",
+    scoring.AUGMENTED: "gallery of the views that it trains on",
+    scoring.CSLS: "transductive: CSLS",
+    scoring.WHITENED: "transductive: whitened",
+    scoring.SHUFFLED: "images shuffled (control)",
+    scoring.UNTRAINED: "network untrained (control)",
+}
 
 
 @dataclass(frozen=True)
@@ -110,24 +116,26 @@ def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], miss
         stored = [run_folder.result_of(workdir, job) or {} for job in done]
         loaded = [run_folder.ranks_of(workdir, job) for job in done]
         gallery = max(one["gallery"] for one in stored)
-        sizes = [one["gallery"] for one in stored]
         answers = {}
-        for name in [n for n in (*done[0].checkpoints, *CONTROLS) if n in loaded[0][0]]:
+        for name in [n for n in (*done[0].checkpoints, *ROWS) if n in loaded[0][0]]:
             parts = [
-                (ranks[name], arrays["person"], arrays["image"], size)
-                for (ranks, arrays), size in zip(loaded, sizes, strict=True)
+                (ranks[name], arrays["person"], arrays["image"], one.get("galleries", {}).get(name, one["gallery"]))
+                for (ranks, arrays), one in zip(loaded, stored, strict=True)
                 if name in ranks
             ]
             answers[name] = Answers.joined(parts)
-        first = answers[next(iter(answers))]
+        counted = protocols.counted(tuple(answers))
+        first = answers[counted]
         trials, persons, images = len(first.image), len(np.unique(first.person)), len(np.unique(first.image))
         ranking[system] = first
         systems[system] = {
-            "checkpoints": {name: _values(one) for name, one in answers.items()},
+            "checkpoints": {name: values_of(one) for name, one in answers.items()},
+            "counted": counted,
+            "galleries": {k: v for one in stored for k, v in one.get("galleries", {}).items()},
             "parameters": stored[0]["parameters"],
             "validation": stored[0]["validation"],
             "closed_form": stored[0]["closed_form"],
-            "p": _permuted([arrays["exchanged"] for _, arrays in loaded]),
+            "p": p_value([arrays["exchanged"] for _, arrays in loaded]),
             "epochs": {name: [e for one in stored for e in one["epochs"].get(name, [])] for name in answers},
             "seconds": round(sum(one["seconds"] for one in stored), 1),
             "by_person": _by_person(first, request.protocol.headline),
@@ -156,7 +164,7 @@ def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], miss
     )
 
 
-def _values(answers: Answers) -> JsonDict:
+def values_of(answers: Answers) -> JsonDict:
     tops = {f"top{k}": _with_seeds(answers, values) for k, values in answers.tops.items()}
     ways = {f"{n}_way": _with_seeds(answers, values) for n, values in answers.ways.items()}
     median = bootstrap.finite(float(np.median(answers.rank)))  # Benchetrit et al. 2024, over seeds and trials
@@ -164,7 +172,7 @@ def _values(answers: Answers) -> JsonDict:
     return tops | ways | {"relative_rank": _with_seeds(answers, answers.rank), "relative_median_rank": median}
 
 
-def _permuted(sums: Sequence[Float[np.ndarray, "G G"]]) -> float | None:
+def p_value(sums: Sequence[Float[np.ndarray, "G G"]]) -> float | None:
     """Return the p value of all folds together, which permutes the same images in each; None where they differ."""
     if len({one.shape for one in sums}) > 1:
         return None
@@ -209,11 +217,13 @@ def _scores(result: Comparison) -> Section:
     rows = []
     for name, one in result.systems.items():
         for checkpoint, values in one["checkpoints"].items():
-            what = CONTROLS.get(checkpoint) or protocols.in_words(checkpoint, one["validation"], one["closed_form"])
+            what = ROWS.get(checkpoint) or protocols.in_words(checkpoint, one["validation"], one["closed_form"])
+            what += f": {size:,} images" if (size := one["galleries"].get(checkpoint)) else ""
             cells = [_percent(values[f"top{k}"]) for k in tops]
             first = checkpoint == next(iter(one["checkpoints"]))
+            p = tables.number(one["p"], ".2g") if checkpoint == one["counted"] else ""
             cells.append(_percent(values.get(f"{SHOWN_WAYS}_way")))
-            cells += [tables.number(values["relative_median_rank"]), tables.number(one["p"], ".2g") if first else ""]
+            cells += [tables.number(values["relative_median_rank"]), p]
             sizes = [f"{one['parameters'][part]:,}" if first else "" for part in ("encoder", "all")]
             rows.append([name if first else "", what, *cells, *sizes])
     chance = [f"{100 * retrieval.chance(k, max(result.gallery, 1)):.1f}" for k in tops]

@@ -32,7 +32,7 @@ def claim(workdir: epath.PathLike, request: Request) -> None:
     file, now = folder / "compare.json", request.identity()
     if presence.exists(file):
         stored = sniffing.read_json(file, "choose another --workdir")
-        if different := [key for key in now if stored.get(key) != now[key]]:
+        if different := sorted(key for key in {*now, *stored} if stored.get(key) != now.get(key)):
             raise UserError(f"{folder} holds a comparison with other {', '.join(different)}; choose another --workdir")
         return
     others = [one.name for one in presence.entries(folder)] if presence.exists(folder) else []
@@ -71,7 +71,7 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
                 checkpoints.save_params_as_run(run, content, each[number], step=epoch)
                 written.add(epoch)
     arrays: dict[str, np.ndarray] = {"image": fitted.image, "person": fitted.person, "repeats": fitted.repeats}
-    arrays["exchanged"] = fitted.exchanged
+    arrays |= {name: x for name, x in fitted.further.items() if x is not None}
     for checkpoint, each_seed in fitted.ranks.items():
         arrays[f"{checkpoint}/above"] = np.stack([one.above for one in each_seed])
         arrays[f"{checkpoint}/equal"] = np.stack([one.equal for one in each_seed])
@@ -87,6 +87,7 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
             "validation": job.configs[0].data.validation,
             "seeds": [config.seed for config in job.configs],
             "gallery": fitted.gallery,
+            "galleries": dict(fitted.galleries),
             "closed_form": fitted.closed_form,
             "epochs": {name: list(each) for name, each in fitted.epochs.items()},
             "parameters": dict(fitted.parameters),

@@ -12,8 +12,9 @@ each with replacement (the pigeonhole bootstrap: Owen, Ann. Appl. Stat. 2007). T
 With one person, or one image, it is over the other factor alone. The same holds for seeds and subjects.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +26,7 @@ from dreamjax.metrics.bootstrap import ALIKE, DRAWS, LEVEL, TINY, Interval
 from dreamjax.metrics.paired import PairedTest
 
 Scores = Float[np.ndarray, "people images"]
+Samples = tuple[Float[np.ndarray, "draws people"], Float[np.ndarray, "draws images"]]
 
 
 def table(values_n: Float[np.ndarray, "n"], person_n: np.ndarray, image_n: np.ndarray) -> Scores:
@@ -91,14 +93,29 @@ def _mean(scores: Scores) -> float:
 
 def _drawn(scores: Scores, draws: int, seed: int) -> Float[np.ndarray, "draws"]:
     """Return the means of samples of people and images, each drawn with replacement; a factor of one is kept."""
-    rng = np.random.default_rng(seed)
     known = np.isfinite(scores)
     values = np.where(known, scores, 0.0)
     means = []
-    step = max(1, bootstrap.CHUNK // max(scores.shape))
+    for people, images in _samples(scores.shape, draws, seed):
+        sums, counts = (((people @ x) * images).sum(1) for x in (values, known.astype(float)))
+        means.append(np.divide(sums, counts, out=np.full(len(people), np.nan), where=counts > 0))
+    return np.concatenate(means)
+
+
+def _samples(sizes: tuple[int, ...], draws: int, seed: int) -> Iterable[Samples]:
+    """Return how often each person and each image is drawn, some draws at a time."""
+    small = draws * max(sizes) <= bootstrap.CHUNK
+    return _kept_samples(sizes, draws, seed) if small else _new_samples(sizes, draws, seed)
+
+
+def _new_samples(sizes: tuple[int, ...], draws: int, seed: int) -> Iterator[Samples]:
+    rng, step = np.random.default_rng(seed), max(1, bootstrap.CHUNK // max(sizes))
     for start in range(0, draws, step):
         rows = min(step, draws - start)
-        people, images = (rng.multinomial(size, np.full(size, 1 / size), rows) for size in scores.shape)
-        sums, counts = (((people @ x) * images).sum(1) for x in (values, known.astype(float)))
-        means.append(np.divide(sums, counts, out=np.full(rows, np.nan), where=counts > 0))
-    return np.concatenate(means)
+        people, images = (rng.multinomial(size, np.full(size, 1 / size), rows) for size in sizes)
+        yield people, images
+
+
+@functools.lru_cache(maxsize=2)  # a table of scores has many intervals over the same people and images
+def _kept_samples(sizes: tuple[int, ...], draws: int, seed: int) -> tuple[Samples, ...]:
+    return tuple((people.astype(float), images.astype(float)) for people, images in _new_samples(sizes, draws, seed))

@@ -27,6 +27,7 @@ from dreamjax.errors import UserError
 from dreamjax.metrics import nway
 
 ROWS = 1024  # queries that are compared with the bank at once
+SORTED = 1 << 21  # similarities that are sorted at once
 HELD = 1 << 29  # bytes of centred features at once
 
 
@@ -86,13 +87,19 @@ def ranks_of_all(similarity_nxm: Float[np.ndarray, "n m"], columns_c: Int[np.nda
     similarity = _finite(similarity_nxm)
     columns = np.arange(similarity.shape[1]) if columns_c is None else np.asarray(columns_c)
     above, equal = (np.empty((len(similarity), len(columns)), np.int64) for _ in range(2))
-    for i, row in enumerate(similarity):
-        order = np.argsort(-row)
-        starts = np.flatnonzero(np.diff(row[order], prepend=np.inf) != 0)  # of runs of equal similarities
-        lengths = np.diff(starts, append=len(row))
-        first, length = np.empty_like(order), np.empty_like(order)
-        first[order], length[order] = np.repeat(starts, lengths), np.repeat(lengths, lengths)
-        above[i], equal[i] = first[columns], length[columns] - 1
+    place, step = np.arange(similarity.shape[1]), max(1, SORTED // max(1, similarity.shape[1]))
+    for i in range(0, len(similarity), step):
+        rows = slice(i, i + step)
+        order = np.argsort(-similarity[rows], axis=1)
+        falling = np.take_along_axis(similarity[rows], order, axis=1)
+        begins = np.diff(falling, axis=1, prepend=np.inf) != 0  # of runs of equal similarities
+        ends = np.diff(falling, axis=1, append=-np.inf) != 0
+        first = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+        last = np.minimum.accumulate(np.where(ends, place, len(place))[:, ::-1], axis=1)[:, ::-1]
+        for out, values in ((above, first), (equal, last - first)):
+            by_column = np.empty_like(order)
+            np.put_along_axis(by_column, order, values, axis=1)
+            out[rows] = by_column[:, columns]
     return Ranks(above, equal)
 
 

@@ -8,7 +8,7 @@ Images are seen by the network's evaluation transform: resized and cropped from 
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -82,6 +82,10 @@ class BankConfig:
     def has_layers(self) -> bool:
         """Return whether a network computes the vectors, of which another layer can be had too."""
         return self.sees_images and self.path not in FEATURES
+
+    def with_images(self, folder: str) -> "BankConfig":
+        """Return the same source for the images of another folder; a file of vectors stays as it is."""
+        return replace(self, images=folder) if self.sees_images else self
 
     @property
     def words(self) -> str:
