@@ -133,6 +133,7 @@ def compare(
     settings: Sequence[tuple[str, str]] = (),
     distractors: str = "",
     transductive: bool = False,
+    over_time: bool = False,
 ) -> "Comparison":
     """Train and score retrieval systems on the same trials, under one protocol, in one table.
 
@@ -153,6 +154,7 @@ def compare(
         settings: (key, value) of single settings, such as ("data.tmin", "0") or ("nice.optim.learning_rate", "1e-3").
         distractors: also score in a gallery with the images of this split of the dataset, or of this folder.
         transductive: also score by CSLS and by whitening, which know all test trials of a person.
+        over_time: also the accuracy of ridge regression in sliding and in growing windows of the response.
 
     Returns:
         The table, with intervals, controls and paired differences.
@@ -184,7 +186,7 @@ def compare(
         tuple((key, value) for key, value in settings),
         Scoring(transductive, distractors),
     )
-    return comparison.compare(request, workdir)
+    return comparison.compare(request, workdir, over_time)
 
 
 def generate(

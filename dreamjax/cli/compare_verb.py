@@ -52,6 +52,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also score by CSLS and by whitening, which know all test trials of a person, in rows of their kind "
         "(default: no)",
     )
+    add(
+        "--over-time",
+        action="store_true",
+        help="also the accuracy of ridge regression in windows of 100 ms every 25 ms, and in growing ones "
+        "(default: no)",
+    )
 
     add = parser.add_argument_group("the trials and the images that were seen").add_argument
     add("--data", nargs="+", default=[], metavar="SHARDS", help="dataset folders of dreamjax prepare")
@@ -79,8 +85,19 @@ def run(args: argparse.Namespace) -> "Comparison":
         if not equals:
             raise UserError(f"--set {one}: give it a value, as in --set {one}=VALUE")
         settings.append((key, value))
-    names = ("protocol", "people", "seeds", "epochs", "images", "layer", "pooling", "corpus", "path", "stimuli")
-    names += ("distractors", "transductive")
+    names: tuple[str, ...] = (
+        "protocol",
+        "people",
+        "seeds",
+        "epochs",
+        "images",
+        "layer",
+        "pooling",
+        "corpus",
+        "path",
+        "stimuli",
+    )
+    names += ("distractors", "transductive", "over_time")
     options = {name: getattr(args, name) for name in names}
     systems = [name.strip() for name in args.systems.split(",") if name.strip()]
     return api.compare(systems, args.data, args.target, args.workdir, settings=settings, **options)

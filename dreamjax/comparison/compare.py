@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from dreamjax.comparison import fitting, result, run_folder
-from dreamjax.comparison.jobs import Job, Request
+from dreamjax.comparison import controls, fitting, over_time, page, result, run_folder
+from dreamjax.comparison.jobs import Job, Request, of_ridge
 from dreamjax.comparison.jobs import jobs as jobs_of
 from dreamjax.comparison.result import Comparison
 from dreamjax.console import log
@@ -14,6 +14,7 @@ from dreamjax.errors import TryAgain, UserError
 from dreamjax.storage import locks, manifest
 from dreamjax.training import compile_cache, preemption
 
+WAYS = {result.CONTROLS: controls.fit, result.OVER_TIME: over_time.fit}  # jobs that are not those of a system
 FAILURES = (UserError, MemoryError, jax.errors.JaxRuntimeError, FloatingPointError)
 
 
@@ -45,18 +46,22 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def compare(request: Request, workdir: epath.PathLike) -> Comparison:
+def compare(request: Request, workdir: epath.PathLike, timed: bool = False) -> Comparison:
     """Do the jobs of a comparison and write its table; jobs that are done already are not done again.
 
     Several processes may work on one folder: each takes jobs that no other has. A job that fails is named in the table,
-    and the others go on. Raise UserError where nothing could be done, TryAgain on SIGTERM and Control-C.
+    and the others go on. `timed`: also accuracy over time.
+
+    Raise UserError where nothing could be done, TryAgain on SIGTERM and Control-C.
     """
     jobs = jobs_of(request)
     run_folder.claim(workdir, request)
     compile_cache.use("auto")
+    further = of_ridge(result.CONTROLS, request)
+    further += of_ridge(result.OVER_TIME, request) if timed else []
     missing: dict[str, str] = {}
     with preemption.Watch() as watch:
-        for job in jobs:
+        for job in [*jobs, *further]:
             if watch.requested():
                 raise TryAgain("the comparison was stopped; the same command continues it")
             try:
@@ -68,9 +73,9 @@ def compare(request: Request, workdir: epath.PathLike) -> Comparison:
                     raise
                 missing[job.name] = str(problem).splitlines()[0]
                 log.warning("%s failed: %s", job.name, missing[job.name])
-    if len(missing) == len(jobs):
+    if all(job.name in missing for job in jobs):
         raise UserError(f"no job of the comparison could be done: {next(iter(missing.values()))}")
-    return write(workdir, request, jobs, missing)
+    return write(workdir, request, jobs, missing, further)
 
 
 def _do(job: Job, request: Request, workdir: epath.PathLike) -> None:
@@ -80,16 +85,18 @@ def _do(job: Job, request: Request, workdir: epath.PathLike) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with locks.held(folder / "lock", job.name):
         if run_folder.result_of(workdir, job) is None:
-            run_folder.write(workdir, job, fitting.fit(job))
+            run_folder.write(workdir, job, WAYS.get(job.system, fitting.fit)(job))
 
 
-def write(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], missing: dict[str, str]) -> Comparison:
+def write(
+    workdir: epath.PathLike, request: Request, jobs: Sequence[Job], missing: dict[str, str], further: Sequence[Job]
+) -> Comparison:
     """Write the table of a comparison as JSON and as a page."""
     import dataclasses
 
-    table = result.collect(workdir, request, jobs, missing)
+    table = result.collect(workdir, request, jobs, missing, further)
     folder = epath.Path(workdir)
     manifest.write_json(folder / "comparison.json", table.as_json())
-    (folder / "comparison.html").write_text(table.page().html())
+    (folder / "comparison.html").write_text(page.page(table, workdir, request, jobs).html())
     files = tuple(str(folder / name) for name in ("comparison.json", "comparison.html"))
     return dataclasses.replace(table, files=files)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -40,6 +40,7 @@ class Fitted:
     closed_form: bool
     parameters: Mapping[str, int]  # of the encoder, and of everything that is trained
     seconds: float
+    notes: Mapping[str, str] = field(default_factory=dict)  # on rows, or why they are missing
 
 
 def fit(job: Job) -> Fitted:

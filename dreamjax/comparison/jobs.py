@@ -94,6 +94,13 @@ def jobs(request: Request) -> list[Job]:
     return made
 
 
+def of_ridge(name: str, request: Request) -> list[Job]:
+    """Return jobs of ridge regression on the folds of a comparison, under another name."""
+    settings = tuple(one for one in request.settings if one[0].partition(".")[0] in GROUPS)
+    alone = dataclasses.replace(request, systems=("ridge",), settings=settings, scoring=Scoring())
+    return [dataclasses.replace(job, system=name, checkpoints=()) for job in jobs(alone)]
+
+
 def _checkpoints(system: str, protocol: Protocol, data: ResponseConfig) -> tuple[Checkpoint, ...]:
     """Return the checkpoints that are scored: the protocol's, or what the publication chose and the last epoch."""
     chosen = protocol.checkpoints

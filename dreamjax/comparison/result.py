@@ -23,6 +23,7 @@ TOPS = (1, 5, 10)
 WAYS = (2, 10, 50, 200, 300, 2400)  # sizes of smaller galleries, of which the accuracy is exact
 SHOWN_WAYS = 10
 CHANCE = "chance"
+CONTROLS, OVER_TIME = "controls", "over-time"  # names of jobs that are not those of a system
 ROWS = {  # below the checkpoints of a system, all of them of the one that counts
     scoring.DISTRACTORS: "gallery with distractors",
     scoring.AUGMENTED: "gallery of the views that it trains on",
@@ -88,6 +89,9 @@ class Comparison:
     systems: Mapping[str, JsonDict]
     differences: Mapping[str, JsonDict]
     notes: Sequence[str] = ()
+    headline: int = 1  # k of the top-k accuracy by which systems are compared
+    controls: Mapping[str, JsonDict] = field(default_factory=dict)  # `values` as of a checkpoint or None, `note`
+    over_time: Mapping[str, list[JsonDict]] = field(default_factory=dict)  # kind of window → score of each
     missing: Mapping[str, str] = field(default_factory=dict)  # job → why it is not in the table
     files: Sequence[str] = ()
 
@@ -95,16 +99,22 @@ class Comparison:
         values = asdict(self)
         return values if self.files else {k: v for k, v in values.items() if k != "files"}
 
-    def page(self) -> Page:
-        """Return the table, the differences and the people as a page."""
-        return Page(self.title, [_scores(self), *_per_person(self), *_differences(self)], self.notes)
+    def sections(self) -> list[Section]:
+        """Return the table, the people and the differences."""
+        return [_scores(self), *_per_person(self), *_differences(self)]
 
     def text(self) -> str:
-        return self.page().text(self.files)
+        return Page(self.title, self.sections(), self.notes).text(self.files)
 
 
-def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], missing: Mapping[str, str]) -> Comparison:
-    """Return the table of the jobs that are done."""
+def collect(
+    workdir: epath.PathLike,
+    request: Request,
+    jobs: Sequence[Job],
+    missing: Mapping[str, str],
+    further: Sequence[Job] = (),
+) -> Comparison:
+    """Return the table of the jobs that are done; `further`: those of controls, and of accuracy over time."""
     by_system: dict[str, list[Job]] = {}
     for job in jobs:
         if run_folder.result_of(workdir, job) is not None:
@@ -160,8 +170,49 @@ def collect(workdir: epath.PathLike, request: Request, jobs: Sequence[Job], miss
             f"{'person' if persons == 1 else 'people'}; chance is {100 / max(gallery, 1):.2g} % (top-1)",
             "95 % intervals over people and images, of the mean over seeds; p by permuting whole images",
         ],
+        headline=headline,
+        controls=_controls(workdir, [job for job in further if job.system == CONTROLS]),
+        over_time=_over_time(workdir, [job for job in further if job.system == OVER_TIME], headline),
         missing=dict(missing),
     )
+
+
+def _controls(workdir: epath.PathLike, jobs: Sequence[Job]) -> dict[str, JsonDict]:
+    """Return the values of each control, or why it is not possible."""
+    done = [(job, stored) for job in jobs if (stored := run_folder.result_of(workdir, job)) is not None]
+    loaded = [run_folder.ranks_of(workdir, job) for job, _ in done]
+    notes = {name: note for _, stored in done for name, note in stored["notes"].items()}
+    names = dict.fromkeys([*(name for ranks, _ in loaded for name in ranks), *notes])
+    controls: dict[str, JsonDict] = {}
+    for name in names:
+        parts = [
+            (ranks[name], arrays["person"], arrays["image"], stored["gallery"])
+            for (ranks, arrays), (_, stored) in zip(loaded, done, strict=True)
+            if name in ranks
+        ]
+        controls[name] = {"values": values_of(Answers.joined(parts)) if parts else None, "note": notes.get(name, "")}
+    return controls
+
+
+def _over_time(workdir: epath.PathLike, jobs: Sequence[Job], k: int) -> dict[str, list[JsonDict]]:
+    """Return the accuracy of each window, by kind."""
+    done = [job for job in jobs if run_folder.result_of(workdir, job) is not None]
+    loaded = [run_folder.ranks_of(workdir, job) for job in done]
+    if not loaded:
+        return {}
+    person, image = (np.concatenate([arrays[name] for _, arrays in loaded]) for name in ("person", "image"))
+
+    def score(kind: str, window: int) -> Interval:
+        tops = np.concatenate([ranks[kind][window].top(k) for ranks, _ in loaded])
+        return crossed.interval(crossed.table(tops, person, image)).within(0, 1)
+
+    return {
+        kind: [
+            {"from": round(float(begin), 6), "to": round(float(end), 6), "score": score(kind, i).as_json()}
+            for i, (begin, end) in enumerate(loaded[0][1][f"curve/{kind}"])
+        ]
+        for kind in loaded[0][0]
+    }
 
 
 def values_of(answers: Answers) -> JsonDict:
@@ -226,9 +277,17 @@ def _scores(result: Comparison) -> Section:
             cells += [tables.number(values["relative_median_rank"]), p]
             sizes = [f"{one['parameters'][part]:,}" if first else "" for part in ("encoder", "all")]
             rows.append([name if first else "", what, *cells, *sizes])
+    for name, one in result.controls.items():
+        if values := one["values"]:
+            cells = [*(_percent(values[f"top{k}"]) for k in tops), _percent(values.get(f"{SHOWN_WAYS}_way"))]
+            rows.append([name, "control", *cells, tables.number(values["relative_median_rank"]), "", "", ""])
     chance = [f"{100 * retrieval.chance(k, max(result.gallery, 1)):.1f}" for k in tops]
     rows.append([CHANCE, "", *chance, of_ways, "0.500", "", "", ""])
-    return Section("", Table(header, rows), notes=[f"! {job}: {why}" for job, why in result.missing.items()])
+    notes = [f"! {job}: {why}" for job, why in result.missing.items()]
+    for name, one in result.controls.items():
+        if one["note"]:
+            notes.append(f"{name}: {'' if one['values'] else 'not possible, as '}{one['note']}")
+    return Section("", Table(header, rows), notes=notes)
 
 
 def _percent(value: Mapping[str, Any] | None) -> str:

@@ -5,6 +5,7 @@ WORKDIR/compare.json                what is compared; another comparison is refu
 WORKDIR/jobs/NAME/seed-N/           a run as `dreamjax train` leaves it: a step is an epoch (`--step N`)
 WORKDIR/jobs/NAME/ranks.npz         rank of the image that was seen, by checkpoint, seed and trial
 WORKDIR/jobs/NAME/job.json          fingerprint, parameters, epochs; written last
+WORKDIR/jobs/controls-FOLD, over-time-FOLD/   likewise, without runs
 WORKDIR/comparison.json, .html      the table
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from dreamjax import config as configs
+from dreamjax.comparison import protocols
 from dreamjax.comparison.fitting import Fitted
 from dreamjax.comparison.jobs import Job, Request
 from dreamjax.errors import UserError
@@ -87,11 +89,13 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
             "validation": job.configs[0].data.validation,
             "seeds": [config.seed for config in job.configs],
             "gallery": fitted.gallery,
+            "counted": protocols.counted(tuple(fitted.params)),
             "galleries": dict(fitted.galleries),
             "closed_form": fitted.closed_form,
             "epochs": {name: list(each) for name, each in fitted.epochs.items()},
             "parameters": dict(fitted.parameters),
             "seconds": round(fitted.seconds, 2),
+            "notes": dict(fitted.notes),
         },
     )
 

@@ -116,13 +116,13 @@ def open_bank(config: BankConfig, names: Sequence[str], mesh: Mesh) -> Bank:
             f"{', '.join(FEATURES)}"
         )
     if config.path in FEATURES:
-        vectors = _low_level(config, _entries(config, names), mesh)
+        vectors = _low_level(config, image_entries(config, names), mesh)
     elif title := network_files.title_of(epath.Path(config.path)):
         vectors = network_files.vectors(
             config.root,
             epath.Path(config.path),
             title,
-            _entries(config, names),
+            image_entries(config, names),
             mesh,
             layer=config.layer,
             pooling=config.pooling,
@@ -132,7 +132,7 @@ def open_bank(config: BankConfig, names: Sequence[str], mesh: Mesh) -> Bank:
     elif config.path.lower().endswith(vector_files.SUFFIXES):
         vectors = _imported(config, names)
     else:
-        vectors = _embedded(config, _entries(config, names), mesh)
+        vectors = _embedded(config, image_entries(config, names), mesh)
     return Bank(vectors.reshape(len(vectors), -1), tuple(names))
 
 
@@ -140,7 +140,7 @@ def _view(config: BankConfig) -> features.ViewOf | None:
     return None if config.view == "none" else features.ViewOf(config.view, config.view_size)
 
 
-def _entries(config: BankConfig, names: Sequence[str]) -> list[Captioned]:
+def image_entries(config: BankConfig, names: Sequence[str]) -> list[Captioned]:
     """Return the images' files. Raise UserError for missing ones."""
     if not config.images:
         raise UserError("target.images is empty; name the folder of the images that were seen")

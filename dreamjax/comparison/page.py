@@ -1,0 +1,137 @@
+"""The page of a comparison: accuracy of every system and person, accuracy over time, nearest images, the tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from etils import epath
+
+from dreamjax.comparison import run_folder
+from dreamjax.comparison.jobs import Job, Request
+from dreamjax.comparison.result import CHANCE, Comparison
+from dreamjax.console import log
+from dreamjax.errors import UserError
+from dreamjax.metrics import retrieval
+from dreamjax.reports import figures, nearest, palette
+from dreamjax.reports.nearest import NearestImages
+from dreamjax.reports.pages import Page, Section
+from dreamjax.storage import image_files
+from dreamjax.targets import banks, responses
+from dreamjax.targets.banks import BankConfig
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KINDS = {"sliding": (palette.BLUE, "100 ms, at its middle"), "growing": (palette.ORANGE, "from the first sample on")}
+
+
+def page(result: Comparison, workdir: epath.PathLike, request: Request, jobs: Sequence[Job]) -> Page:
+    """Return the page of a comparison whose jobs are done."""
+    sections = [Section("Accuracy", png=figures.png(accuracy(result)), notes=[_dots(result)])]
+    if result.over_time:
+        sections.append(Section("Accuracy over time", png=figures.png(over_time(result)), notes=[OVER_TIME_NOTE]))
+    shown = nearest_images(workdir, request, jobs) if result.systems else []
+    return Page(result.title, [*sections, *result.sections(), *shown], result.notes)
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+OVER_TIME_NOTE = "a ridge regression for each window, with 95 % intervals over people and images"
+
+
+def _dots(result: Comparison) -> str:
+    people = "; small dots: people" if result.persons > 1 else ""
+    return f"top-{result.headline} accuracy with its 95 % interval over people and images{people}"
+
+
+def accuracy(result: Comparison) -> "Figure":
+    """Draw the accuracy of every system with its interval and people, and of the controls."""
+    key = f"top{result.headline}"
+    rows: list[tuple[str, Mapping[str, Any], list[float], str]] = []
+    for name, one in result.systems.items():
+        people = [100 * x for x in one["by_person"].values() if x is not None] if result.persons > 1 else []
+        rows.append((name, one["checkpoints"][one["counted"]][key], people, palette.MODEL))
+    controls = [(name, one["values"][key]) for name, one in result.controls.items() if one["values"]]
+    rows += [(name, value, [], palette.WEAK) for name, value in controls]
+    figure, axis = figures.single(8, 0.9 + 0.42 * len(rows))
+    for y, (_, value, people, colour) in enumerate(rows):
+        axis.plot(people, [y + 0.2] * len(people), ".", color=colour, alpha=0.5, ms=6, mew=0)
+        _interval(axis, value, y, colour)
+    chance = 100 * retrieval.chance(result.headline, max(result.gallery, 1))
+    axis.axvline(chance, color=palette.GRID, lw=1, ls=(0, (4, 2)), zorder=0, label=f"{CHANCE}: {chance:.2g} %")
+    axis.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.6)
+    axis.set_xlim(left=0)
+    axis.set_xlabel(f"top-{result.headline} accuracy (%)")
+    figures.legend(axis, loc="lower right")
+    return figure
+
+
+def _interval(axis: "Axes", value: Mapping[str, Any], y: float, colour: str) -> None:
+    if value["low"] is not None:
+        axis.plot([100 * value["low"], 100 * value["high"]], [y, y], color=colour, lw=1.8)
+    if value["estimate"] is not None:
+        axis.plot(100 * value["estimate"], y, "o", color=colour, ms=7)
+
+
+def over_time(result: Comparison) -> "Figure":
+    """Draw the accuracy of sliding windows at their middle, and of growing ones at their end."""
+    figure, axis = figures.single(8, 3.4)
+    for kind, (colour, words) in KINDS.items():
+        windows = result.over_time[kind]
+        at = [(one["from"] + one["to"]) / 2 if kind == "sliding" else one["to"] for one in windows]
+        rows = [[one["score"][name] for name in ("estimate", "low", "high")] for one in windows]
+        middle, low, high = 100 * np.array(rows, float).T
+        axis.plot(at, middle, color=colour, lw=1.6, label=f"{kind} windows: {words}")
+        axis.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
+    axis.axhline(
+        100 * retrieval.chance(result.headline, max(result.gallery, 1)), color=palette.GRID, lw=1, ls=(0, (4, 2))
+    )
+    axis.axvline(0, color=palette.GRID, lw=0.8)
+    axis.set_xlabel("time after the image's onset (s)")
+    axis.set_ylabel(f"top-{result.headline} accuracy (%)")
+    axis.set_ylim(bottom=0)
+    figures.legend(axis, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------- nearest images
+def nearest_images(workdir: epath.PathLike, request: Request, jobs: Sequence[Job]) -> list[Section]:
+    """Return the nearest images of the best, middle and worst trials of the first system, by its first seed."""
+    system = jobs[0].system
+    parts = []
+    for job in jobs:
+        if job.system == system and (stored := run_folder.result_of(workdir, job)) is not None:
+            ranks, arrays = run_folder.ranks_of(workdir, job)
+            if "nearest" in arrays:
+                rank = ranks[stored["counted"]][0].rank()
+                parts.append([rank, *(arrays[name] for name in ("similarity", "image", "person", "nearest"))])
+    if not parts:
+        return []
+    rank, similarity, image, person, near = (np.concatenate(each) for each in zip(*parts, strict=True))
+    known = responses.catalogue(request.data.path)
+
+    def trial(i: int) -> NearestImages:
+        label = f"person {person[i] + 1}"
+        return NearestImages(label, known.images[image[i]], float(rank[i]), [known.images[j] for j in near[i]])
+
+    groups = {name: [trial(int(i)) for i in rows] for name, rows in nearest.by_rule(rank, similarity).items()}
+    title = f"Nearest images: {system}, first seed"
+    return [nearest.section(title, groups, png_reader(request.target, groups), [nearest.RULE])]
+
+
+def png_reader(target: BankConfig, groups: Mapping[str, Sequence[NearestImages]]) -> Callable[[str], bytes | None]:
+    """Return image's name → PNG, or None where the images are not here."""
+    names = sorted({name for trials in groups.values() for one in trials for name in (one.seen, *one.nearest)})
+    paths: dict[str, epath.Path] = {}
+    if target.images:
+        try:
+            entries = banks.image_entries(target, names)
+            paths = {name: entry.path for name, entry in zip(names, entries, strict=True)}
+        except UserError as problem:
+            log.warning("the page shows images by their names: %s", problem)
+
+    def png(name: str) -> bytes | None:
+        return image_files.png_bytes(image_files.load_sized(paths[name]), 2 * nearest.SIDE) if name in paths else None
+
+    return png

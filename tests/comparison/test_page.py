@@ -1,0 +1,61 @@
+"""The page of a comparison: figures, the nearest images by a fixed rule, images from their folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dreamjax
+from dreamjax.comparison import page
+from dreamjax.reports import nearest
+from dreamjax.reports.nearest import NearestImages
+from dreamjax.storage import image_files
+from dreamjax.targets.banks import BankConfig
+from tests import trial_shards
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    shards = trial_shards.write(folder / "data", people=2, strength=2.0)
+    dreamjax.compare(["ridge"], shards.path, shards.bank, folder / "work", over_time=True)
+    return folder / "work"
+
+
+def test_a_page_has_figures_and_nearest_images(work: Path) -> None:
+    html = (work / "comparison.html").read_text()
+    assert html.count('<img class="plot"') == 2
+    for heading in ("Accuracy over time", "Nearest images: ridge", "best trials", "middle trials", "worst trials"):
+        assert heading in html
+    assert "00012_concept/image_0.jpg" in html
+
+
+def test_trials_are_shown_by_rank_and_then_by_similarity() -> None:
+    rank = np.repeat(np.arange(1.0, 31), 5)  # 150 trials in blocks of 10
+    similarity = np.tile(np.arange(5.0), 30)
+    rows = nearest.by_rule(rank, similarity)
+    assert rows["best trials"].tolist() == [4, 3, 2, 1]
+    assert rank[rows["middle trials"]].tolist() == [15] * 4
+    assert rank[rows["worst trials"]].tolist() == [29] * 4
+
+
+def test_of_a_few_trials_the_rule_shows_each_at_most_once() -> None:
+    rows = nearest.by_rule(np.array([3.0, 1.0]), np.zeros(2))
+    assert rows["best trials"].tolist() == [1]
+    assert rows["worst trials"].tolist() == [0]
+
+
+def test_images_are_read_from_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    image_files.write_png(tmp_path / "cat" / "a.png", np.zeros((8, 8, 3), np.uint8))
+    groups = {"best": [NearestImages("person 1", "cat/a.png", 1.0, ["cat/a.png"])]}
+    png_of = page.png_reader(BankConfig(path="vectors.npz", images=str(tmp_path)), groups)
+    assert (png_of("cat/a.png") or b"").startswith(b"\x89PNG")
+    assert "data:image/png" in nearest.section("Nearest", groups, png_of).html
+
+
+def test_without_the_images_their_names_are_shown() -> None:
+    groups = {"best": [NearestImages("person 1", "<b>.png", 1.0, ["c.png"])]}
+    html = nearest.section("Nearest", groups, page.png_reader(BankConfig(path="vectors.npz"), groups)).html
+    assert "&lt;b&gt;.png" in html
+    assert "<img" not in html
