@@ -38,6 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--with-reconstruction", action="store_true", help="also score every subject by its fold's model")
     add("--folds", type=whole_number(2), default=3, metavar="N", help="how many pretrainings (default: 3)")
 
+    add = parser.add_argument_group("retrieval").add_argument
+    nearest = "targets shown on the page for each example (default: 5)"
+    add("--nearest", type=whole_number(1), default=5, metavar="K", help=nearest)
+
     add = parser.add_argument_group("images generated from trials").add_argument
     add("--trials", type=whole_number(1), metavar="N", help="a number of trials, drawn at random (default: all)")
     add("--samples", type=whole_number(1), default=1, metavar="N", help="images of each trial")

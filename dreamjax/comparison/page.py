@@ -1,6 +1,6 @@
 """The page of a comparison: accuracy of every system and person, accuracy over time, nearest images, the tables."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,15 +9,11 @@ from etils import epath
 from dreamjax.comparison import run_folder
 from dreamjax.comparison.jobs import Job, Request
 from dreamjax.comparison.result import CHANCE, Comparison
-from dreamjax.console import log
-from dreamjax.errors import UserError
 from dreamjax.metrics import retrieval
 from dreamjax.reports import figures, nearest, palette
 from dreamjax.reports.nearest import NearestImages
 from dreamjax.reports.pages import Page, Section
-from dreamjax.storage import image_files
 from dreamjax.targets import banks, responses
-from dreamjax.targets.banks import BankConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,21 +113,4 @@ def nearest_images(workdir: epath.PathLike, request: Request, jobs: Sequence[Job
 
     groups = {name: [trial(int(i)) for i in rows] for name, rows in nearest.by_rule(rank, similarity).items()}
     title = f"Nearest images: {system}, first seed"
-    return [nearest.section(title, groups, png_reader(request.target, groups), [nearest.RULE])]
-
-
-def png_reader(target: BankConfig, groups: Mapping[str, Sequence[NearestImages]]) -> Callable[[str], bytes | None]:
-    """Return image's name → PNG, or None where the images are not here."""
-    names = sorted({name for trials in groups.values() for one in trials for name in (one.seen, *one.nearest)})
-    paths: dict[str, epath.Path] = {}
-    if target.images:
-        try:
-            entries = banks.image_entries(target, names)
-            paths = {name: entry.path for name, entry in zip(names, entries, strict=True)}
-        except UserError as problem:
-            log.warning("the page shows images by their names: %s", problem)
-
-    def png(name: str) -> bytes | None:
-        return image_files.png_bytes(image_files.load_sized(paths[name]), 2 * nearest.SIDE) if name in paths else None
-
-    return png
+    return [nearest.section(title, groups, banks.png_reader(request.target, nearest.names(groups)), [nearest.RULE])]

@@ -42,7 +42,7 @@ class Driver:
 DRIVERS = (  # a system gets the first one that it has the capability for, unless one is named
     Driver("images", base.GeneratesFromTrials, images.ImageSettings, images.evaluate),
     Driver("reconstruction", base.Reconstructs, reconstruction.ReconstructionSettings, reconstruction.evaluate),
-    Driver("retrieval", base.Retrieves, ExampleSettings, held_out.score_retrieval),
+    Driver("retrieval", base.Retrieves, held_out.RetrievalSettings, held_out.score_retrieval),
     Driver("prediction", base.Predicts, ExampleSettings, held_out.score_prediction),
     Driver("probe", base.Embeds, probing.ProbeSettings, probing.evaluate),
 )

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,9 +18,14 @@ from dreamjax.evaluation import score_table
 from dreamjax.evaluation.score_table import Column, ExampleSettings, ScoreTable
 from dreamjax.metrics import bootstrap, regression, retrieval
 from dreamjax.metrics.retrieval import Ranks
-from dreamjax.reports.image_report import MODEL
+from dreamjax.reports import nearest
+from dreamjax.reports.image_report import MODEL, MOST
+from dreamjax.reports.nearest import NearestImages
+from dreamjax.reports.pages import Section
 from dreamjax.signals.recordings import identity
 from dreamjax.systems.base import Embeds, Predicts, Retrieves, Run, System, capability, name_of
+from dreamjax.targets import banks
+from dreamjax.targets.banks import BankConfig
 from dreamjax.training.task import Batch, PyTree
 
 MOST_GROUPS = 1000  # of examples without subjects, which intervals resample
@@ -94,8 +100,19 @@ def collect(task: System, split: str, functions: Mapping[str, tuple[Function, Py
 
 
 # ----------------------------------------------------------------------------------------------------------- retrieval
-def score_retrieval(workdir: str, settings: ExampleSettings) -> ScoreTable:
-    """Score top-1, top-5 and mean rank in closed form; write the result into `out`."""
+@dataclass(frozen=True)
+class RetrievalSettings(ExampleSettings):
+    """The settings of a score of retrieval."""
+
+    nearest: int = 5  # targets that are shown for each example
+
+    def __post_init__(self) -> None:
+        if self.nearest < 1:
+            raise UserError(f"--nearest is {self.nearest}, but it must be at least 1")
+
+
+def score_retrieval(workdir: str, settings: RetrievalSettings) -> ScoreTable:
+    """Score top-1, top-5 and mean rank in closed form; write the result, and the nearest targets, into `out`."""
     run = _open(workdir, settings)
     task, fresh = capability(run.task, Retrieves, "score retrieval"), untrained(run.task, settings.seed)
     queries = {MODEL: (task.query, run.params), UNTRAINED: (task.query, fresh)}
@@ -111,7 +128,34 @@ def score_retrieval(workdir: str, settings: ExampleSettings) -> ScoreTable:
         UNTRAINED: retrieval.ranks(examples.outputs[UNTRAINED], random_bank, target),
     }
     note, columns = "ties count as the mean over all orders of the equal ones", rank_columns(ranks, len(bank))
-    return _table("retrieval", "queries", run, settings, examples, columns, note, {"targets": len(bank)})
+    near = nearest_targets(examples.outputs[MODEL], bank, settings.nearest)
+    names, rank = task.bank(run.params, settings.split).names, ranks[MODEL].rank()
+    listed = [
+        {"seen": str(names[seen]), "rank": float(at), "nearest": [str(names[j]) for j in row]}
+        for seen, at, row in zip(target, rank, near, strict=True)
+    ]
+    details = {"targets": len(bank), "nearest": listed}
+    shown = _nearest_section(run.task, listed, settings.seed)
+    return _table("retrieval", "queries", run, settings, examples, columns, note, details, [shown])
+
+
+def nearest_targets(query: np.ndarray, bank: np.ndarray, count: int) -> np.ndarray:
+    """Return the rows of the bank that are most similar to each query, the most similar first."""
+    similarity = retrieval.similarities(query, bank, centred=False)
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+
+
+def _nearest_section(task: System, listed: Sequence[Mapping[str, Any]], seed: int) -> Section:
+    """Return the nearest targets of all examples, or of `image_report.MOST` that are drawn at random."""
+    count = len(listed)
+    some = count > MOST
+    drawn = np.sort(np.random.default_rng([seed, 10]).choice(count, MOST, replace=False)) if some else range(count)
+    trials = [NearestImages(f"example {i + 1}", **listed[i]) for i in drawn]
+    which = f"{MOST} of {count} examples, drawn at random" if some else f"all {count} examples"
+    source = getattr(task.config, "target", None)  # of systems whose targets are images
+    groups = {"": trials}
+    png_of = banks.png_reader(source if isinstance(source, BankConfig) else BankConfig(), nearest.names(groups))
+    return nearest.section("Nearest targets", groups, png_of, [f"{which}; the JSON file has all of them"])
 
 
 def rank_columns(ranks: Mapping[str, Ranks], targets: int) -> list[Column]:
@@ -171,6 +215,7 @@ def _table(
     columns: Sequence[Column],
     note: str,
     details: Mapping[str, object],
+    sections: Sequence[Section] = (),
 ) -> ScoreTable:
     """Return the scores, written into `out`; of `details` the title has the counts."""
     what = {
@@ -198,4 +243,4 @@ def _table(
         ],
         details={"label": "answers of", "count": len(examples.target), "clusters": examples.clusters, **details},
     )
-    return dataclasses.replace(result, files=result.write(settings.folder(run.workdir), name))
+    return dataclasses.replace(result, files=result.write(settings.folder(run.workdir), name, sections))

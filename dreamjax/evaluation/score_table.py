@@ -16,6 +16,7 @@ from dreamjax.metrics import bootstrap
 from dreamjax.metrics.bootstrap import Direction, Interval
 from dreamjax.reports import image_report, pages
 from dreamjax.reports.image_report import MODEL
+from dreamjax.reports.pages import Section
 from dreamjax.systems import opening
 from dreamjax.systems.base import Run
 
@@ -123,8 +124,8 @@ class ScoreTable:
         """Return the tables for a terminal."""
         return image_report.text(self.as_json())
 
-    def write(self, out: str, name: str) -> list[str]:
-        """Write NAME-SPLIT.json and NAME-SPLIT.html into the folder `out`; return their paths."""
+    def write(self, out: str, name: str, sections: Sequence[Section] = ()) -> list[str]:
+        """Write NAME-SPLIT.json and NAME-SPLIT.html into `out`, with further `sections` of the page; return paths."""
         result = self.as_json()
         page = result | {"statements": list(self.warnings), "captions": {}, "method": METHOD}
-        return pages.write(page, image_report.tables(result), {}, out, f"{name}-{self.split}")
+        return pages.write(page, [*image_report.tables(result), *sections], {}, out, f"{name}-{self.split}")

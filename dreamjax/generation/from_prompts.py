@@ -21,7 +21,7 @@ from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.storage import atomic, image_files, locks, paths, presence
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems import opening
-from dreamjax.systems.base import GeneratesFromText, capability
+from dreamjax.systems.base import GeneratesFromText, generator
 from dreamjax.weights.pipeline_folder import PipelineFolder
 
 
@@ -77,7 +77,7 @@ def open_model(
     mesh = meshes.make(MeshConfig())
     if presence.is_folder(epath.Path(path) / "checkpoints"):
         run = opening.open_run(path)
-        task = capability(run.task, GeneratesFromText, "generate images from text")
+        task = generator(run, GeneratesFromText, "generate images from text")
         return task.pipeline(run, mesh, dtype=dtype, attention=attention)
     return LatentDiffusion.open(PipelineFolder.open(path, variant), mesh, dtype=jnp.dtype(dtype), attention=attention)
 

@@ -17,7 +17,7 @@ from dreamjax.parallel import environment
 from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.latent_diffusion import LatentDiffusion
-from dreamjax.systems.base import GeneratesFromTrials, Run, capability
+from dreamjax.systems.base import GeneratesFromTrials, Run, generator
 from dreamjax.targets import trials
 from dreamjax.targets.trials import ImageTrials
 from dreamjax.training.task import PyTree
@@ -63,7 +63,7 @@ class TrialGenerator:
     @classmethod
     def open(cls, run: Run, dtype: str = "float32", attention: str = "auto") -> "TrialGenerator":
         """Open the system of a run's checkpoint. Raise UserError for one that does not generate from trials."""
-        task = capability(run.task, GeneratesFromTrials, "generate images from trials")
+        task = generator(run, GeneratesFromTrials, "generate images from trials")
         environment.check_attention(attention, "--attention", "--attention auto")
         mesh = meshes.make(MeshConfig())
         model = task.pipeline(run, mesh, dtype=dtype, attention=attention)

@@ -34,6 +34,11 @@ def by_rule(rank_n: Float[np.ndarray, "n"], similarity_n: Float[np.ndarray, "n"]
     return {name: blocks[at][:TRIALS] for name, at in places.items()}
 
 
+def names(groups: Mapping[str, Sequence[NearestImages]]) -> list[str]:
+    """Return the names of all images that are shown."""
+    return sorted({name for trials in groups.values() for one in trials for name in (one.seen, *one.nearest)})
+
+
 def section(
     title: str,
     groups: Mapping[str, Sequence[NearestImages]],
@@ -41,8 +46,7 @@ def section(
     notes: Sequence[str] = (),
 ) -> Section:
     """Return the trials of each group in a row each; an image without a PNG is shown by its name."""
-    names = {name for trials in groups.values() for one in trials for name in (one.seen, *one.nearest)}
-    pngs = {name: png_of(name) for name in sorted(names)}
+    pngs = {name: png_of(name) for name in names(groups)}
     address = {name: png_address(png) if png else "" for name, png in pngs.items()}
     html = render("reports/templates/nearest.html.j2", groups=groups, address=address, side=SIDE)
     return Section(title, html=html, notes=notes)

@@ -214,6 +214,16 @@ def offered(task: Task, kind: type[C]) -> C | None:
     return task if any(kind in one.__mro__ for one in capabilities(task)) else None  # type: ignore[return-value]
 
 
+def generator(run: Run, kind: type[C], purpose: str) -> C:
+    """Return a run's system as a `kind` that generates images. Raise UserError, which for retrieval names evaluate."""
+    if offered(run.task, Retrieves) and not offered(run.task, kind):
+        raise UserError(
+            f"{run.workdir}: a run of {name_of(run.task)} retrieves images and generates none; the nearest images of "
+            f"its trials are on the page of dreamjax evaluate {run.workdir}"
+        )
+    return capability(run.task, kind, purpose)
+
+
 def capabilities(task: Task | type[Task]) -> tuple[type, ...]:
     """Return the capabilities of a system or of its class."""
     return tuple(getattr(task, "capabilities", ()))

@@ -17,8 +17,9 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from dreamjax.console import log
 from dreamjax.errors import UserError
-from dreamjax.storage import presence, sniffing
+from dreamjax.storage import image_files, presence, sniffing
 from dreamjax.targets import features, image_folder, low_level, network_files, vector_files
 from dreamjax.targets.features import EmbeddingConfig
 from dreamjax.targets.image_folder import Captioned
@@ -33,6 +34,7 @@ from dreamjax.weights.pipeline_folder import INDEX, PipelineFolder
 from dreamjax.weights.table import Tensors
 
 VAE_CLASS = "AutoencoderKL"
+PAGE_SIDE = 192  # pixels of an image on a page
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,22 @@ def image_entries(config: BankConfig, names: Sequence[str]) -> list[Captioned]:
             "name the folder that holds them all"
         )
     return [listed[i] for i in places]
+
+
+def png_reader(config: BankConfig, names: Sequence[str]) -> Callable[[str], bytes | None]:
+    """Return image's name → PNG for a page, or None where the folder of the images is not known or lacks some."""
+    entries: dict[str, Captioned] = {}
+    if config.images:
+        try:
+            entries = dict(zip(names, image_entries(config, names), strict=True))
+        except UserError as problem:
+            log.warning("the page shows images by their names: %s", problem)
+
+    def png(name: str) -> bytes | None:
+        shown = entries.get(name)
+        return image_files.png_bytes(image_files.load_sized(shown.path), PAGE_SIDE) if shown else None
+
+    return png
 
 
 def _imported(config: BankConfig, names: Sequence[str]) -> np.ndarray:

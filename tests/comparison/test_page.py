@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import dreamjax
-from dreamjax.comparison import page
+from dreamjax.cli.main import main
 from dreamjax.reports import nearest
 from dreamjax.reports.nearest import NearestImages
 from dreamjax.storage import image_files
+from dreamjax.targets import banks
 from dreamjax.targets.banks import BankConfig
 from tests import trial_shards
 
@@ -28,6 +29,29 @@ def test_a_page_has_figures_and_nearest_images(work: Path) -> None:
     for heading in ("Accuracy over time", "Nearest images: ridge", "best trials", "middle trials", "worst trials"):
         assert heading in html
     assert "00012_concept/image_0.jpg" in html
+
+
+def test_a_run_is_evaluated_with_its_nearest_images(work: Path, tmp_path: Path) -> None:
+    run = next(work.glob("jobs/ridge-*/seed-0"))
+    table = dreamjax.evaluate(run, nearest=3, out=str(tmp_path / "scores")).as_json()
+    listed = table["nearest"]
+    assert [len(one["nearest"]) for one in listed] == [3] * 8  # type: ignore[attr-defined]
+    assert all(one["nearest"][0] == one["seen"] for one in listed if one["rank"] == 1)  # type: ignore[attr-defined]
+    html = (tmp_path / "scores" / "retrieval-test.html").read_text()
+    assert "all 8 examples" in html
+    assert html.count("<figure") == 8 * 4
+
+
+@pytest.mark.parametrize(("flag", "words"), [("--checkpoint", []), ("--model", ["--prompt", "a"])])
+def test_generating_from_a_retrieval_run_points_to_evaluate(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture, flag: str, words: list[str]
+) -> None:
+    run = next(work.glob("jobs/ridge-*/seed-0"))
+    assert main(["generate", flag, str(run), *words, "--out", str(tmp_path / "images")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "retrieves images and generates none" in error
+    assert f"dreamjax evaluate {run}" in error
+    assert not (tmp_path / "images").exists()
 
 
 def test_trials_are_shown_by_rank_and_then_by_similarity() -> None:
@@ -49,13 +73,15 @@ def test_images_are_read_from_their_folder(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     image_files.write_png(tmp_path / "cat" / "a.png", np.zeros((8, 8, 3), np.uint8))
     groups = {"best": [NearestImages("person 1", "cat/a.png", 1.0, ["cat/a.png"])]}
-    png_of = page.png_reader(BankConfig(path="vectors.npz", images=str(tmp_path)), groups)
+    png_of = banks.png_reader(BankConfig(path="vectors.npz", images=str(tmp_path)), ["cat/a.png"])
     assert (png_of("cat/a.png") or b"").startswith(b"\x89PNG")
     assert "data:image/png" in nearest.section("Nearest", groups, png_of).html
 
 
 def test_without_the_images_their_names_are_shown() -> None:
     groups = {"best": [NearestImages("person 1", "<b>.png", 1.0, ["c.png"])]}
-    html = nearest.section("Nearest", groups, page.png_reader(BankConfig(path="vectors.npz"), groups)).html
+    html = nearest.section(
+        "Nearest", groups, banks.png_reader(BankConfig(path="vectors.npz"), nearest.names(groups))
+    ).html
     assert "&lt;b&gt;.png" in html
     assert "<img" not in html
