@@ -3,15 +3,22 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import dreamjax
-from dreamjax.comparison import protocols, result
+from dreamjax.comparison import jobs, protocols, result, scoring
+from dreamjax.comparison.jobs import Request, Scoring
 from dreamjax.comparison.result import Answers
 from dreamjax.errors import UserError
 from dreamjax.metrics import retrieval
+from dreamjax.storage import image_files
+from dreamjax.systems import registry
+from dreamjax.targets.banks import BankConfig
+from dreamjax.targets.responses import ResponseConfig
 from tests import trial_shards
 from tests.trial_shards import TrialShards
 
@@ -79,6 +86,26 @@ def test_distractors_come_from_a_folder_without_the_tested_images(shards: TrialS
         (folder / name).touch()
     table = dreamjax.compare(["ridge"], shards.path, shards.bank, tmp_path / "work", distractors=str(folder))
     assert table.systems["ridge"]["galleries"] == {"distractors": 8 + 2}
+
+
+def test_systems_that_train_on_views_have_a_gallery_of_them_apart(shards: TrialShards, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in shards.vectors:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(image_files.png_bytes(rng.integers(256, size=(24, 24, 3)).astype(np.uint8)))
+    target = BankConfig(path="colour_histogram", images=str(tmp_path), bank=str(tmp_path / "banks"))
+    protocol = protocols.find("honest")
+    request = Request(("neurobridge",), ResponseConfig(path=(shards.path,)), target, protocol, "joint", seeds=1)
+    (job,) = jobs.jobs(request)
+    task: Any = registry.build(job.configs[0])
+    assert set(task.examples("test").vectors) == {"vector", "views"}
+    params = jax.jit(lambda key: task.init(key).params)(jax.random.key(0))
+    scored = scoring.score(task, {"last": [params]}, {}, Scoring())
+    (clean,), (augmented,) = scored.ranks["last"], scored.ranks["augmented"]
+    assert len(clean.above) == len(augmented.above) == 8
+    assert set(result.ROWS) >= set(scored.ranks) - {"last"}
+    same = scoring.score(task, {"test": [params], "last": [params]}, {}, Scoring())
+    assert len(same.ranks["augmented"]) == 1  # of the checkpoint that counts
 
 
 def test_reports_distractors_that_are_not_there(shards: TrialShards, tmp_path: Path) -> None:
