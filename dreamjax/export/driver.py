@@ -30,7 +30,7 @@ from dreamjax.typing import JsonDict
 from dreamjax.weights.pipeline_folder import INDEX
 
 CARD = "README.md"  # which people may edit
-Compare = Callable[[epath.PathLike, str], dict[str, float] | None]
+Compare = Callable[[epath.PathLike, str, float], dict[str, float] | None]
 WITHOUT_JAX = """
 import sys; sys.modules["jax"] = sys.modules["dreamjax"] = None
 import json, os, torch
@@ -97,6 +97,7 @@ def export(
         run = opening.open_run(workdir, step=step, best=best, averaged=weights == "ema")
         facts = model_facts(run, licence)
         exported = system.export(run, to)
+        tolerance = folders.tolerance(exported, to)
         if exported.parameters is not None:
             facts["parameters"] = exported.parameters
         # the file that libraries look for first is written last, where folders are not renamed atomically
@@ -104,14 +105,14 @@ def export(
         with atomic.new_folder(out, last=last) as folder:
             write(folder, run, exported, facts, to)
             manifest.write(folder, leave_out=[CARD])
-            differences = compare(folder, exported.check)
+            differences = compare(folder, exported.check, tolerance)
     return ExportSummary(
         str(out),
         run.step,
         "ema" if run.averaged else "params",
         facts["parameters"],
         licence,
-        layout.tolerance,
+        tolerance,
         differences,
         exported.measured,
     )
@@ -130,7 +131,7 @@ def write(folder: epath.Path, run: Run, exported: Exported, facts: JsonDict, to:
         "hub_licence": hub_id(facts["licence"]),
         "counted": _counted,
         "tables": image_report.tables(scores) if scores else [],
-        "tolerance": folders.LAYOUTS[to].tolerance,
+        "tolerance": folders.tolerance(exported, to),
         "hashes": hashes,
     }
     (folder / CARD).write_text(pages.render(exported.template, **values, **exported.values))
@@ -142,32 +143,32 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 @contextmanager
 def comparison(layout: folders.Layout) -> Iterator[Compare]:
-    """Yield `compare(folder, check)` → output → its largest difference, relative to its largest magnitude.
+    """Yield `compare(folder, check, tolerance)` → output → its largest difference, relative to its largest magnitude.
 
     A process without JAX begins with its slow imports while the caller still computes. `compare` returns None where a
     package is not installed. It raises UserError for a folder that does not open, and for a difference above the
-    layout's tolerance. `check`: see `systems.base.Exported`.
+    tolerance. `check`: see `systems.base.Exported`.
     """
     missing = [name for name in layout.packages if importlib.util.find_spec(name) is None]
     if missing:
         log.warning("%s is not installed, so the export is not compared with it", missing[0])
-        yield lambda folder, check: None
+        yield lambda folder, check, tolerance: None
         return
     # -P: nothing in the caller's folder is imported in place of a package
     command = [sys.executable, "-P", "-c", WITHOUT_JAX.format(imports=layout.imports)]
     process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
 
-    def compare(folder: epath.PathLike, check: str) -> dict[str, float]:
+    def compare(folder: epath.PathLike, check: str, tolerance: float) -> dict[str, float]:
         out, errors = process.communicate(json.dumps([str(folder), check]) + "\n")
         if process.returncode:
             reason = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
             raise UserError(f"the exported folder does not run in PyTorch: {reason[0]}; nothing was exported")
         differences: dict[str, float] = json.loads(out.splitlines()[-1])
         worst = max(differences, key=lambda name: differences[name])
-        if not differences[worst] <= layout.tolerance:
+        if not differences[worst] <= tolerance:
             raise UserError(
                 f"the exported {worst} differs by {differences[worst]:.1e} from that of PyTorch, more than "
-                f"{layout.tolerance:g}; nothing was exported"
+                f"{tolerance:g}; nothing was exported"
             )
         return differences
 

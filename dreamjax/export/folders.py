@@ -38,10 +38,15 @@ LAYOUTS: dict[Format, Layout] = {
 }
 
 
+def tolerance(exported: Exported, to: Format) -> float:
+    """Return how far PyTorch's results may be from ours, as a share of the largest magnitude."""
+    return LAYOUTS[to].tolerance if exported.tolerance is None else exported.tolerance
+
+
 def write(folder: epath.Path, exported: Exported, facts: JsonDict, to: Format) -> dict[str, str]:
     """Write components and files into an existing folder; return file of weights → its SHA-256."""
     hashes: dict[str, str] = {}
-    tolerance = {"parity_tolerance": LAYOUTS[to].tolerance}
+    limit = {"parity_tolerance": tolerance(exported, to)}
     for name, component in exported.components.items():
         within = folder / name
         within.mkdir(parents=True, exist_ok=True)
@@ -62,10 +67,10 @@ def write(folder: epath.Path, exported: Exported, facts: JsonDict, to: Format) -
             write_files(within, {"config.json": config})
             continue
         known = {key: value for key, value in facts.items() if key not in LEFT_OUT}
-        entries = {**known, **exported.facts, "sha256": manifest.file_hash(within / files[0]), **tolerance}
+        entries = {**known, **exported.facts, "sha256": manifest.file_hash(within / files[0]), **limit}
         (within / "config.json").write_text(json.dumps({**fields, "dreamjax": entries}, indent=1))
     if exported.facts and to == "diffusers":
-        write_files(folder, {"provenance.json": {**facts, **exported.facts, **tolerance}})
+        write_files(folder, {"provenance.json": {**facts, **exported.facts, **limit}})
     write_files(folder, exported.files)
     return hashes
 

@@ -353,6 +353,7 @@ class Exported:
     facts: Mapping[str, Any] = field(default_factory=dict)  # for programs, added to every export
     parameters: int | None = None  # where they are not those of the run alone
     measured: Mapping[str, float] = field(default_factory=dict)  # numbers that the command reports
+    tolerance: float | None = None  # of the largest magnitude; None: that of the format
     # of README.md; origin, corpora and licence are added where the template has room for them
     title: str = "A model trained with dreamjax"
     usage: str = ""  # lines of Python

@@ -219,6 +219,7 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     formats: ClassVar[tuple[Format, ...]] = ("torch",)
     network: ClassVar[Network]
     torch_twin: ClassVar[tuple[str, str]]  # module of systems/pytorch, and the encoder's class in it
+    parity_tolerance: ClassVar[float | None] = None  # of an export; None: that of the format
     released: ClassVar[Mapping[str, Any]] = {}  # fields of the loss, where `model.variant` is as_released
     needs_positions: ClassVar[bool] = False  # whether the encoder reads where the sensors are; kept with the parameters
 

@@ -74,6 +74,7 @@ def export(task: "RetrievalSystem", run: Run, format: Format) -> Exported:
         title=f"{task.name}: a retrieval system trained with dreamjax",
         usage=USAGE,
         rows={"image vectors": task.config.target.words, "signal": config["signal"]},
+        tolerance=task.parity_tolerance,
         compared="`signal`, `subject` and `vectors`, and dreamjax's `brain` and `image` for them",
     )
 
