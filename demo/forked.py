@@ -1,6 +1,6 @@
 """Start `dreamjax` commands without import time: as forks of this process, which has imported their modules.
 
-A new process takes 3 to 5 s of a core to import JAX and the rest; the demo runs 25. Each fork is a process with its own
+A new process takes 3 to 5 s of a core to import JAX and the rest; the demo runs 28. Each fork is a process with its own
 devices, memory and exit code, like `python -m dreamjax`.
 """
 
@@ -19,6 +19,7 @@ IMPORTED = (
     "dreamjax.evaluation.reconstruction",
     "dreamjax.systems.text_to_image",
     "dreamjax.evaluation.images",
+    "dreamjax.comparison.compare",
     "dreamjax.training.loop",
     "dreamjax.signals.preparation.prepare",
     "dreamjax.signals.simulation.simulate",

@@ -11,7 +11,7 @@ CONFIG = "configs/pretrain/pod_windows_120k.py"
 
 def run(demo: Any) -> None:
     """Run the stage and print the tables."""
-    demo.stage("20 a plan for a pod", 60, lambda: plan(demo))
+    demo.stage("21 a plan for a pod", 60, lambda: plan(demo))
     demo.show(
         "all of it is predicted; docs/scaling.md has the comparison with measurements"
         if compiles()

@@ -16,7 +16,7 @@ def run(demo: Any, recordings: Path | None) -> None:
     if recordings is None:
         print("\n   house or face, on real EEG: not run, no recordings available; pass --n170 FOLDER", flush=True)
         return
-    demo.stage("19 house or face", 45, lambda: decode(demo, recordings))
+    demo.stage("20 house or face", 45, lambda: decode(demo, recordings))
     demo.show("a class is decoded, not an image, so no image is generated from these trials")
 
 

@@ -3,6 +3,7 @@
 simulate → prepare → train (killed once, and resumed) → evaluate → export → load in PyTorch without JAX;
 then draw → autoencoder → CLIP → U-Net → text to image (`images`);
 then EEG to image: trials → align and fine-tune → table → gallery → export → images in PyTorch (`eeg_to_image`);
+then MEG: which image was seen, by three systems under one protocol (`meg`);
 then, where recordings of real people are available: house or face (`real_recording`);
 at the end, a plan of a published training run for a pod (`pod`)
 
@@ -191,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import eeg_to_image  # modules of this folder
     import forked
     import images
+    import meg
     import pod
     import real_recording
 
@@ -208,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.stage("6 use in PyTorch", 30, lambda: use_in_torch(demo))
     images.run(demo, CLASSES, args.images, args.image_steps)
     eeg_to_image.run(demo, CLASSES, [*PREPARED, *SPLITS], args.dream_steps, args.trials)
+    meg.run(demo)
     real_recording.run(demo, args.n170)
     pod.run(demo)
     finish(demo)
@@ -231,6 +234,7 @@ def finish(demo: Demo) -> None:
         ("that model, for diffusers", "pipeline/README.md"),
         ("images from EEG next to the seen ones, and the table", "gallery/gallery.html"),
         ("that model, for diffusers and PyTorch", "dreamer/README.md"),
+        ("which image was seen, from MEG: tables and nearest images", "meg/comparison.html"),
         ("the plan of the published training for a pod", "plan/memory.png"),
     ):
         print(f"  {demo.path(name):45} {what}")

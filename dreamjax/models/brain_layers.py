@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from dreamjax.errors import UserError
 from dreamjax.models.layers import Keys, LayerNorm, PatchEmbed, gelu, matmul, small_normal
 
 
@@ -195,6 +196,12 @@ def moving_average(x: Float[Array, "*batch T"], window: int) -> Float[Array, "*b
     return total / window
 
 
+def check_length(name: str, samples: int, least: int, advice: str = "") -> None:
+    """Raise UserError where the trials are too short for one position after all pools."""
+    if samples < least:
+        raise UserError(f"{name} needs at least {least} samples a trial, but these have {samples}{advice}")
+
+
 class TemporalSpatial(nnx.Module):
     """The block of NICE (Song et al., ICLR 2024), after ShallowNet (Schirrmeister et al. 2017): time, then sensors.
 
@@ -227,7 +234,9 @@ class TemporalSpatial(nnx.Module):
         self.kernel, self.pool, self.stride, self.rate = kernel, pool, stride, rate
 
     def windows(self, samples: int) -> int:
-        """Return the positions in time that are left of so many samples."""
+        """Return the positions in time that are left of so many samples. Raise UserError where none is."""
+        advice = "; take more of each trial (data.tmin, data.tmax) or prepare with a higher --sfreq"
+        check_length("the convolution in time", samples, self.kernel + self.pool - 1, advice)
         return windows_of(samples - self.kernel + 1, self.pool, self.stride)
 
     def __call__(

@@ -14,8 +14,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dreamjax.errors import UserError
-from dreamjax.models.brain_layers import Affine, BatchNorm, Trials, dropout, elu, moving_average, neighbours, split
+from dreamjax.models.brain_layers import (
+    Affine,
+    BatchNorm,
+    Trials,
+    check_length,
+    dropout,
+    elu,
+    moving_average,
+    neighbours,
+    split,
+)
 from dreamjax.models.layers import Keys, ModuleList
 
 LEAST = 1e-6  # of the mean square, before its logarithm
@@ -27,12 +36,6 @@ def _glorot(*shape: int, rngs: Keys, bias: bool = False) -> Affine:
     if bias:
         layer.bias[...] = jnp.zeros(shape[-1], jnp.float32)
     return layer
-
-
-def _check_length(name: str, samples: int, least: int, advice: str = "") -> None:
-    """Raise UserError where the trials are too short for one position after all pools."""
-    if samples < least:
-        raise UserError(f"{name} needs at least {least} samples a trial, but these have {samples}{advice}")
 
 
 def needed(taps: int, pool: int, blocks: int = 4) -> int:
@@ -77,7 +80,7 @@ class ShallowFBCSPNet(nnx.Module):
         stride: int = 15,
         rate: float = 0.5,
     ):
-        _check_length("ShallowFBCSPNet", samples, taps + pool - 1)
+        check_length("ShallowFBCSPNet", samples, taps + pool - 1)
         self.conv, self.norm = TimeThenSensors(channels, taps, dim, rngs=rngs), BatchNorm(dim)
         positions = (samples - taps + 1 - pool) // stride + 1
         self.readout = _glorot(positions, 1, dim, features, rngs=rngs, bias=True)
@@ -128,7 +131,7 @@ class Deep4Net(nnx.Module):
     ):
         widths, positions = [dim << i for i in range(4)], samples
         advice = f" (filters of {taps}, pools of {pool}); choose smaller ones (model.taps, model.pool)"
-        _check_length("Deep4Net", samples, needed(taps, pool), advice)
+        check_length("Deep4Net", samples, needed(taps, pool), advice)
         for _ in widths:
             positions = (positions - taps + 1) // pool
         blocks = [ConvPool(TimeThenSensors(channels, taps, dim, rngs=rngs), 0, dim, pool, rate)]
@@ -178,7 +181,7 @@ class EEGNet(nnx.Module):
         taps: int = 64,
         rate: float = 0.25,
     ):
-        _check_length("EEGNet", samples, 27 + taps % 2)
+        check_length("EEGNet", samples, 27 + taps % 2)
         dim = filters * mixtures
         self.temporal, self.temporal_norm = _glorot(1, taps, 1, filters, rngs=rngs), BatchNorm(filters, 1e-3, 0.01)
         self.spatial, self.spatial_norm = _glorot(channels, 1, 1, dim, rngs=rngs), BatchNorm(dim, 1e-3, 0.01)

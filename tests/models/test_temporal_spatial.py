@@ -125,3 +125,13 @@ def test_channels_that_are_not_ok_count_as_zero():
 def test_reports_sizes_that_do_not_fit(config, words):
     with pytest.raises(UserError, match=words):
         brain_encoders.NICE.arguments(config, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("network", "least", "more"), [("NICE", 75, {}), ("ATM_S", 75, {"people": 2}), ("ENIGMA_CNN", 21, {"people": 2})]
+)
+def test_refuses_trials_that_are_too_short(network, least, more):
+    sizes = {"channels": 5, "samples": least, "features": 7} | more
+    getattr(brain_encoders, network).shapes(sizes)
+    with pytest.raises(UserError, match=f"at least {least} samples a trial, but these have {least - 1}; take more"):
+        getattr(brain_encoders, network).shapes(sizes | {"samples": least - 1})
