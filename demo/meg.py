@@ -9,6 +9,7 @@ WINDOW = ("--set", "data.tmin=0", "--set", "train.batch_size=64")  # from the im
 SMALL = {  # of the published sizes, which take hours on two cores
     "brain_module.model.outputs": "32",
     "brain_module.model.dim": "32",
+    "brain_module.model.depth": "1",
     "brain_module.optim.learning_rate": "3e-3",
     "nice.optim.learning_rate": "1e-3",
 }
@@ -25,8 +26,8 @@ def compare(demo: Any) -> None:
     from dreamjax.comparison.result import Comparison
 
     corpus, trials = demo.path("meg-recordings"), demo.path("meg-trials")
-    people = ["--subjects", "2", "--channels", "32", "--sfreq", "240", "--strength", "2"]
-    images = ["--classes", "60", "--images-per-class", "4", "--test-images", "20"]
+    people = ["--subjects", "4", "--channels", "32", "--sfreq", "240", "--strength", "3"]
+    images = ["--classes", "60", "--images-per-class", "2", "--test-images", "20"]
     demo.run(["simulate", "--layout", "things-meg", "--out", corpus, *people, *images])
     demo.run(["prepare", corpus, "--out", trials])
     words = ["compare", "--systems", "ridge,nice,brain_module", "--data", trials, "--images", f"{corpus}/images"]
