@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.i
 
 
 def test_there_are_notebooks():
-    assert [n.stem for n in NOTEBOOKS] == ["eeg_to_image", "finetune", "quickstart", "sweep"]
+    assert [n.stem for n in NOTEBOOKS] == ["eeg_to_image", "finetune", "quickstart", "retrieval", "sweep"]
 
 
 @pytest.mark.long  # each trains and evaluates in a process of its own
