@@ -132,7 +132,7 @@ def python_handles_control_c():
 @pytest.fixture
 def uncompared(monkeypatch):
     """Exports are not run in their own library, which another process imports for seconds: for tests of the rest."""
-    same = contextlib.nullcontext(lambda folder, check: None)
+    same = contextlib.nullcontext(lambda folder, check, tolerance: None)
     monkeypatch.setattr("dreamjax.export.driver.comparison", lambda layout: same)
 
 
