@@ -16,6 +16,7 @@ from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
 from dreamjax.signals.preparation.convert_trials import TrialSettings, identity_of
 from dreamjax.signals.preparation.prepare import PrepareOptions, prepare
+from dreamjax.signals.recordings import montage
 from dreamjax.signals.recordings.corpora import things_eeg2, things_images
 from dreamjax.signals.recordings.corpora.things_layouts import CAP_ORDER, CHANNELS_17, CHANNELS_63, NOTES
 from dreamjax.signals.recordings.identity import SplitRequest, identity
@@ -107,6 +108,7 @@ def test_every_repetition_is_a_record_of_its_image(layout, tmp_path):
     assert sum(count.values()) + len(count) == TRAIN + TEST
     channels = {"original": CHANNELS_17, "adabrain": CAP_ORDER}.get(name, CHANNELS_63)
     assert tuple(dataset["channels"]) == channels
+    np.testing.assert_allclose(window.xyz, montage.standard_positions(channels), rtol=1e-6)
     tmin, rate = (-0.2, 100) if name == "original" else (0.0, 250)
     assert (dataset["settings"]["tmin"], dataset["settings"]["sfreq"]) == (tmin, rate)
     assert ("training and test" in dataset["design"]["notes"][0]) == (name == "original")
@@ -288,6 +290,8 @@ def test_is_simulated_and_prepared_by_command(tmp_path, capsys):
     size = ["--subjects", "1", "--classes", "2", "--images-per-class", "2"]
     assert main.main(["simulate", "--layout", "things-eeg2-original", "--out", str(root), *size]) == 0
     assert "4 training and 2 test images (17 channels" in capsys.readouterr().out
+    assert main.main(["prepare", str(root), "--out", str(tmp_path / "out")]) == 2
+    assert f"the trials are in {root / 'eeg'}; give that folder, and --stimuli" in capsys.readouterr().err
     command = ["prepare", str(root / "eeg"), "--stimuli", str(root / "image_set"), "--out", str(tmp_path / "out")]
     assert main.main([*command, "--workers", "0", "--channel-set", "17"]) == 0
     assert records.load_dataset(tmp_path / "out")["settings"]["channel_set"] == "17"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 
 from dreamjax.errors import UserError
 from dreamjax.signals.datasets import records
@@ -20,6 +20,7 @@ from dreamjax.signals.datasets.records import Window
 from dreamjax.signals.preparation import filters, inputs, parts
 from dreamjax.signals.preparation.epochs import EpochReader, EpochSettings
 from dreamjax.signals.preparation.parts import PartSummary, RejectEntry
+from dreamjax.signals.recordings import montage
 from dreamjax.signals.recordings.corpora.things_layouts import CHANNEL_SETS
 from dreamjax.signals.recordings.corpora.things_raw import RawTrials
 from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
@@ -201,7 +202,7 @@ def convert(task: TrialTask, beat: Callable[[], None]) -> PartSummary:
 def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -> Iterator[Window]:
     """Yield the trials of a chunk in the order of the file; one that is not finite joins `rejects`."""
     trials = reader.trials
-    channels = len(trials.ch_names)
+    channels, xyz = len(trials.ch_names), positions(trials)
     for trial in task.trials:
         signal, valid = reader(trial)
         if not np.isfinite(signal).all():
@@ -211,7 +212,7 @@ def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -
         yield Window(
             signal=signal.astype(np.float32),
             ch_names=trials.ch_names,
-            xyz=np.full((channels, 3), np.nan, np.float32) if trials.xyz is None else trials.xyz,
+            xyz=xyz,
             sfreq=reader.rate,
             reference=reader.reference,
             montage_rank=channels,
@@ -229,6 +230,14 @@ def _windows(task: TrialTask, reader: TrialReader, rejects: list[RejectEntry]) -
             unit=trials.record_unit,
             sensor_kind=(trials.sensor_kind,) * channels,
         )
+
+
+def positions(trials: TrialSet) -> Float32[np.ndarray, "channels 3"]:
+    """Return the sensors' positions in metres: those of the files, else those of electrodes of these names; NaN."""
+    if trials.xyz is not None:
+        return trials.xyz
+    names = trials.ch_names if trials.modality == "eeg" else ("",) * len(trials.ch_names)
+    return montage.standard_positions(names).astype(np.float32)
 
 
 def identity_of(trials: TrialSet, salt: str | None, trial: int) -> Identity:

@@ -35,7 +35,7 @@ from dreamjax.signals.preparation.recording_inputs import RecordingInputs, find_
 from dreamjax.signals.preparation.trial_inputs import TrialInputs
 from dreamjax.signals.preparation.window_settings import WindowSettings
 from dreamjax.signals.recordings import events
-from dreamjax.signals.recordings.corpora.trial_corpora import trial_corpus_of
+from dreamjax.signals.recordings.corpora.trial_corpora import refuse_parent, trial_corpus_of
 from dreamjax.signals.recordings.identity import SPLITS, UNKNOWN, SplitRequest
 from dreamjax.signals.recordings.opening import find_sources, open_recording
 from dreamjax.signals.recordings.readers import subjects
@@ -110,6 +110,8 @@ def prepare(
     options, started = options or PrepareOptions(), time.monotonic()
     dataset_folder.refuse_key_inside(options.key_file, out)
     kind = TrialSettings if trial_corpus_of(paths) else WindowSettings
+    if kind is WindowSettings:
+        refuse_parent(paths)
     tree = things_meg_inputs.tree_in(paths, settings)
     if settings is None:
         settings = things_meg_inputs.settings() if tree else kind()

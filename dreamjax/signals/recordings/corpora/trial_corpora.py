@@ -337,3 +337,17 @@ def trial_corpus_of(paths: Sequence[object]) -> TrialCorpus | None:
     """Return the corpus that one of the paths is a file of; None where all may be recordings."""
     texts = [os.fspath(path) for path in paths if isinstance(path, str | os.PathLike)]
     return next((corpus for corpus in TRIAL_CORPORA if any(map(corpus.handles, texts))), None)
+
+
+def refuse_parent(paths: Sequence[object]) -> None:
+    """Raise UserError for a folder that holds the folder of a corpus of trials next to others, such as its images."""
+    for path in paths:
+        if not isinstance(path, str | os.PathLike) or not os.path.isdir(path):
+            continue
+        try:
+            folders = sorted(entry.path for entry in os.scandir(path) if entry.is_dir())
+            within = next((one for one in folders if trial_corpus_of([one]) is not None), None)
+        except OSError:  # the search for recordings names it
+            continue
+        if within:
+            raise UserError(f"{os.fspath(path)}: the trials are in {within}; give that folder, and --stimuli FOLDER")
