@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--transductive",
         action="store_true",
-        help="also score by CSLS and by whitening, which know all test trials of a person, in rows of their kind "
+        help="also score by CSLS and by whitening, which know all test trials of a person, in separate rows "
         "(default: no)",
     )
     add(

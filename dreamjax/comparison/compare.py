@@ -15,6 +15,7 @@ from dreamjax.storage import locks, manifest
 from dreamjax.training import compile_cache, preemption
 
 WAYS = {result.CONTROLS: controls.fit, result.OVER_TIME: over_time.fit}  # jobs that are not those of a system
+IN_USE = "another process works on it; the same command adds it later"  # why a job is missing
 FAILURES = (UserError, MemoryError, jax.errors.JaxRuntimeError, FloatingPointError)
 
 
@@ -62,18 +63,22 @@ def compare(request: Request, workdir: epath.PathLike, timed: bool = False) -> C
     missing: dict[str, str] = {}
     with preemption.Watch() as watch:
         for job in [*jobs, *further]:
+            if job is further[0] and all(one.name in missing for one in jobs):
+                break
             if watch.requested():
                 raise TryAgain("the comparison was stopped; the same command continues it")
             try:
                 _do(job, request, workdir)
             except locks.Busy:
-                missing[job.name] = "another process works on it; the same command adds it later"
+                missing[job.name] = IN_USE
             except FAILURES as problem:
                 if isinstance(problem, TryAgain):
                     raise
                 missing[job.name] = str(problem).splitlines()[0]
                 log.warning("%s failed: %s", job.name, missing[job.name])
     if all(job.name in missing for job in jobs):
+        if IN_USE not in missing.values():
+            run_folder.release(workdir)
         raise UserError(f"no job of the comparison could be done: {next(iter(missing.values()))}")
     return write(workdir, request, jobs, missing, further)
 

@@ -44,6 +44,16 @@ def claim(workdir: epath.PathLike, request: Request) -> None:
     manifest.write_json(file, now)
 
 
+def release(workdir: epath.PathLike) -> None:
+    """Let the folder be that of another comparison, unless a job of this one is done."""
+    jobs = epath.Path(workdir) / "jobs"
+    folders = list(presence.entries(jobs)) if presence.exists(jobs) else []
+    if not any(presence.exists(one / "job.json") for one in folders):
+        (epath.Path(workdir) / "compare.json").unlink(missing_ok=True)
+        if folders:
+            jobs.rmtree()
+
+
 def folder_of(workdir: epath.PathLike, job: Job) -> epath.Path:
     return epath.Path(workdir) / "jobs" / job.name
 

@@ -100,6 +100,12 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(shards: TrialShards, tmp
     assert all("samples" in why for why in table.missing.values())
 
 
+def test_a_folder_in_which_nothing_was_done_takes_another_comparison(shards: TrialShards, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no job of the comparison could be done"):
+        dreamjax.compare(["ridge"], shards.path, "hog", tmp_path / "work", images=str(tmp_path))
+    assert dreamjax.compare(["ridge"], shards.path, shards.bank, tmp_path / "work").systems.keys() == {"ridge"}
+
+
 def test_each_person_is_tested_by_a_model_of_the_others(shards: TrialShards) -> None:
     people = responses.catalogue((shards.path,)).subjects
     made = jobs.jobs(request_of(shards, ("shallow",), people="leave_one_out", seeds=1))
