@@ -345,7 +345,7 @@ def refuse_parent(paths: Sequence[object]) -> None:
         if not isinstance(path, str | os.PathLike) or not os.path.isdir(path):
             continue
         try:
-            folders = sorted(entry.path for entry in os.scandir(path) if entry.is_dir())
+            folders = sorted(entry.path for entry in os.scandir(os.fspath(path)) if entry.is_dir())
             within = next((one for one in folders if trial_corpus_of([one]) is not None), None)
         except OSError:  # the search for recordings names it
             continue
