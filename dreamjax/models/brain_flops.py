@@ -6,8 +6,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dreamjax.models.brain_layers import windows_of
-from dreamjax.models.brain_module import FREQUENCIES
+from dreamjax.models.brain_layers import windows_of, winograd_products
+from dreamjax.models.brain_module import FREQUENCIES, PERIOD
 
 Arguments = Mapping[str, Any]
 
@@ -73,7 +73,11 @@ def brain_module(arguments: Arguments, channels: int) -> float:
     a = _filled(arguments, dims=2, outputs=270, dim=320, depth=2, projected=2048, mse_features=0)
     T, O, D, P = a["samples"], a["outputs"], a["dim"], a["projected"]  # noqa: E741
     linear = T * O * channels + T * O**2 + (a["people"] * O**2 + T * O**2 if a["people"] else 0)
-    blocks = sum(3 * T * D * ((O if i == 0 else D) + D + 2 * D) for i in range(a["depth"]))
+    blocks = 0
+    for i in range(a["depth"]):
+        first, second = (2 ** (k % PERIOD) for k in (2 * i, 2 * i + 1))
+        kernels = ((first, O if i == 0 else D, D), (second, D, D), (1, D, 2 * D))
+        blocks += sum(winograd_products(T, dilation) * inputs * outputs for dilation, inputs, outputs in kernels)
     projection = T * D * 2 * D + 2 * D * P
     if a.get("aggregation", "affine") == "attention":
         projection += 2 * D * P * 256 + P * 256 + T * (2 * D + 1) * 256

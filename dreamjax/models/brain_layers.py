@@ -7,6 +7,7 @@ Shape letters: B batch, C channels (sensors), T samples, S windows in time (or p
 widths, F features.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -184,8 +185,42 @@ def neighbours(
     return jnp.concatenate([padded[:, j * dilation : j * dilation + size] for j in range(taps)], axis=-1)
 
 
+def winograd_products(length: int, dilation: int) -> int:
+    """Return the products of a vector with one tap's matrix in `convolution3`, where 3 · length are written out."""
+    return 4 * dilation * -(-length // (2 * dilation))
+
+
+def convolution3(
+    x: Float[Array, "B T I"], kernel: Float[Array, "3 I O"], dilation: int = 1
+) -> Float[Array, "B T O"]:
+    """Return the convolution in time of three taps that keeps the length, zeros beyond both ends.
+
+    By Winograd's minimal filtering F(2, 3) (Lavin & Gray 2016, arXiv 1509.09308, section 4.1): two positions that are
+    `dilation` apart need 4 products with matrices instead of 6, in training as well, and are equal to rounding.
+    """
+    B, T, _ = x.shape
+    pairs = -(-T // (2 * dilation))
+    padded = jnp.pad(x, ((0, 0), (dilation, (2 * pairs + 1) * dilation - T), (0, 0)))
+    even, odd = jnp.moveaxis(padded.reshape(B, pairs + 1, 2, dilation, -1), 2, 0)
+    ends = (kernel[0] + kernel[2]) / 2
+    a, b, c, d = (
+        matmul(inputs, of_taps, jnp.float32)
+        for inputs, of_taps in (
+            (even[:, :-1] - even[:, 1:], kernel[0]),
+            (even[:, 1:] + odd[:, :-1], ends + kernel[1] / 2),
+            (even[:, 1:] - odd[:, :-1], ends - kernel[1] / 2),
+            (odd[:, :-1] - odd[:, 1:], kernel[2]),
+        )
+    )
+    return jnp.stack([a + b + c, b - c - d], axis=2).reshape(B, 2 * pairs * dilation, -1)[:, :T]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def moving_average(x: Float[Array, "*batch T"], window: int) -> Float[Array, "*batch S"]:
-    """Return the mean over each `window` neighbours of the last axis, by sums of 1, 2, 4, … of them."""
+    """Return the mean over each `window` neighbours of the last axis, by sums of 1, 2, 4, … of them.
+
+    The gradient is the same mean of the outputs' gradients with zeros around; autodiff's pads at every power.
+    """
     size = windows_of(x.shape[-1], window)
     total, start, power = jnp.zeros((), x.dtype), 0, x
     for bit in range(window.bit_length()):
@@ -194,6 +229,14 @@ def moving_average(x: Float[Array, "*batch T"], window: int) -> Float[Array, "*b
             start += 1 << bit
         power = power[..., : -(1 << bit)] + power[..., 1 << bit :] if window >> (bit + 1) else power
     return total / window
+
+
+def _moving_average_backward(window: int, _: None, dy: Array) -> tuple[Array]:
+    around = [(0, 0)] * (dy.ndim - 1) + [(window - 1, window - 1)]
+    return (moving_average(jnp.pad(dy, around), window),)
+
+
+moving_average.defvjp(lambda x, window: (moving_average(x, window), None), _moving_average_backward)
 
 
 def check_length(name: str, samples: int, least: int, advice: str = "") -> None:
@@ -282,9 +325,9 @@ def window_moments(
     size = windows_of(T, window, stride)
     centre = jax.lax.stop_gradient((x_BxCxT.mean((1, 2)) * share_B).sum())  # for precision only
     x_BxCxT = x_BxCxT - centre
-    shared_BxCxT = x_BxCxT * (share_B / (C * size))[:, None, None]
-    products_TxT = jnp.einsum("bct,bcu->tu", shared_BxCxT, x_BxCxT)
+    rooted_BxCxT = x_BxCxT * jnp.sqrt(share_B / (C * size))[:, None, None]
+    products_TxT = jnp.einsum("bct,bcu->tu", rooted_BxCxT, rooted_BxCxT)
     index_SxK = stride * jnp.arange(size)[:, None] + jnp.arange(window)
-    mean_K = shared_BxCxT.sum((0, 1))[index_SxK].sum(0)
+    mean_K = (x_BxCxT.sum(1) * (share_B / (C * size))[:, None]).sum(0)[index_SxK].sum(0)
     second_KxK = products_TxT[index_SxK[:, :, None], index_SxK[:, None]].sum(0)
     return mean_K + centre, second_KxK - mean_K[:, None] * mean_K, C * size

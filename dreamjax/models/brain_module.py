@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from dreamjax.errors import UserError
-from dreamjax.models.brain_layers import Affine, BatchNorm, Trials, neighbours, shares
+from dreamjax.models.brain_layers import Affine, BatchNorm, Trials, convolution3, shares
 from dreamjax.models.layers import Keys, ModuleList, gelu
 
 Aggregation = Literal["mean", "affine", "attention"]
@@ -104,17 +104,24 @@ class SubjectLayer(nnx.Module):
         return x_BxTxD @ (share_BxS @ weights.reshape(people, -1)).reshape(-1, dim, dim)
 
 
+class TimeConv(Affine):
+    """Convolution in time of three taps, zeros beyond both ends; kernel (3, I, O)."""
+
+    def __call__(self, x: Float[Array, "B T I"], dilation: int = 1) -> Float[Array, "B T O"]:
+        return convolution3(x, self.kernel[...], dilation) + self.bias[...]
+
+
 class DilatedConv(nnx.Module):
     """GELU(BN(convolution in time of 3 taps)), plus x where the width stays."""
 
     def __init__(self, dim_in: int, dim: int, dilation: int, *, rngs: Keys):
-        self.conv, self.norm = Affine(3, dim_in, dim, rngs=rngs), BatchNorm(dim)
+        self.conv, self.norm = TimeConv(3, dim_in, dim, rngs=rngs), BatchNorm(dim)
         self.dilation, self.stays = dilation, dim_in == dim
 
     def __call__(
         self, x: Float[Array, "B T I"], key: Array | None, weight: Float[Array, "B"] | None
     ) -> Float[Array, "B T D"]:
-        y = gelu(self.norm(self.conv(neighbours(x, 3, self.dilation)), key, weight))
+        y = gelu(self.norm(self.conv(x, self.dilation), key, weight))
         return x + y if self.stays else y
 
 
@@ -125,13 +132,13 @@ class DilatedBlock(nnx.Module):
         first, second = (2 ** (k % PERIOD) for k in (2 * index, 2 * index + 1))
         self.conv1 = DilatedConv(dim_in, dim, first, rngs=rngs)
         self.conv2 = DilatedConv(dim, dim, second, rngs=rngs)
-        self.gate = Affine(3, dim, 2 * dim, rngs=rngs)
+        self.gate = TimeConv(3, dim, 2 * dim, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "B T I"], key: Array | None = None, weight: Float[Array, "B"] | None = None
     ) -> Float[Array, "B T D"]:
         x = self.conv2(self.conv1(x, key, weight), key, weight)
-        values, gates = jnp.split(self.gate(neighbours(x, 3)), 2, axis=-1)
+        values, gates = jnp.split(self.gate(x), 2, axis=-1)
         return values * jax.nn.sigmoid(gates)
 
 
@@ -158,7 +165,7 @@ class Projection(nnx.Module):
             return self.fc2(hidden_BxTxH.mean(1))
         if self.aggregation == "affine":
             weights_T = self.time.kernel[...][:, 0]
-            summed = jnp.einsum("bth,t->bh", hidden_BxTxH, weights_T)
+            summed = (hidden_BxTxH * weights_T[:, None]).sum(1)  # a product would copy the hidden layer transposed
             # fc2 adds its bias once instead of once for each sample's weight
             return self.fc2(summed) + (weights_T.sum() - 1) * self.fc2.bias[...] + self.time.bias[...]
         merged = self.fc2.kernel[...][0] @ self.query.kernel[...]

@@ -73,7 +73,23 @@ def test_reads_the_released_names_of_nice_with_attention():
 def test_moving_average_equals_a_pool_of_stride_1(window):
     x = np.random.default_rng(0).standard_normal((3, 60)).astype(np.float32)
     expected = np.lib.stride_tricks.sliding_window_view(x, window, -1).mean(-1)
-    np.testing.assert_allclose(brain_layers.moving_average(jnp.asarray(x), window), expected, atol=1e-6)
+    ours, pull = jax.vjp(lambda x: brain_layers.moving_average(x, window), jnp.asarray(x))
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    dy = np.random.default_rng(1).standard_normal(expected.shape).astype(np.float32)
+    gradient = [np.convolve(row, np.full(window, 1 / window)) for row in dy]
+    np.testing.assert_allclose(pull(jnp.asarray(dy))[0], gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "dilation"), [(1, 1), (7, 1), (9, 2), (13, 4), (5, 8)])
+def test_winograd_s_convolution_and_its_gradients_equal_pytorch_s(length, dilation):
+    rng = np.random.default_rng(0)
+    x, kernel, dy = (rng.standard_normal(s).astype(np.float32) for s in ((2, length, 3), (3, 3, 4), (2, length, 4)))
+    ours, pull = jax.vjp(lambda x, k: brain_layers.convolution3(x, k, dilation), jnp.asarray(x), jnp.asarray(kernel))
+    inputs, weights = (torch.tensor(each, requires_grad=True) for each in (x, kernel))
+    theirs = torch.nn.functional.conv1d(inputs.mT, weights.permute(2, 1, 0), padding=dilation, dilation=dilation).mT
+    theirs.backward(torch.tensor(dy))
+    for a, b in zip((ours, *pull(jnp.asarray(dy))), (theirs.detach(), inputs.grad, weights.grad), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_batch_norm_leaves_out_rows_without_weight():
