@@ -115,6 +115,18 @@ def test_evaluation():
     assert found["peak_mib"] > 50
 
 
+RETRIEVAL = ("nice", "atm", "brain_module")
+
+
+def test_retrieval():
+    result = run("retrieval.py", "--smallest", "--without-compile", "--rounds", "1", "--runs", "2")["systems"]
+    assert tuple(result) == RETRIEVAL
+    for one in result.values():
+        check(one["contestants"])
+        assert one["contestants"]["torch eager"]["time / dreamjax, 2 seeds as one"][0] > 0
+        assert max(one["differences"].values()) < 1e-5
+
+
 STEPS = ("step-batch", "step-depth", "step-channels", "step-length")
 
 
@@ -186,7 +198,7 @@ def test_gpu_runs_with_jax_flax_optax_numpy_and_torch_alone(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     jobs = results["jobs"]
-    assert list(jobs) == ["ceiling", "pretraining", "unet_training", "sampling", "small", "stage_b"]
+    assert list(jobs) == ["ceiling", "pretraining", "unet_training", "sampling", "small", *RETRIEVAL, "stage_b"]
     assert jobs.pop("ceiling")["tflop_per_s"].keys() == {"dreamjax", "torch"}
     for job in jobs.values():
         assert job["status"] == "done"
@@ -197,6 +209,7 @@ def test_gpu_runs_with_jax_flax_optax_numpy_and_torch_alone(tmp_path):
         assert theirs["time / dreamjax"][0] > 0
         assert f"| {job['title']}, batch {job['batch']} |" in done.stdout
         assert all(value <= job["check"]["most"][name] for name, value in job["check"]["differences"].items())
+    assert jobs["nice"]["contestants"]["torch eager"]["time / dreamjax, 4 seeds as one"][0] > 0
     assert jobs["pretraining"]["profile"][0]["ms"] > 0
     assert (tmp_path / "out" / "pretraining.trace.json.gz").exists()
 

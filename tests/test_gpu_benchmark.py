@@ -39,6 +39,7 @@ for line in sys.stdin:
         answer = {"differences": {"loss": 0.001, "gradient": 0.5}, "most": {"loss": 0.01, "gradient": 0.1}}
     if asked.get("fact") == "facts":
         answer = {"parameters": 5, "tflop": 3.0, "batch": 4} if side == "dreamjax" else {"parameters": 6}
+        answer["steps"] = 4 if "4 seeds" in side else 1
     if "start" in asked and side == "torch large" and not os.path.exists(sys.argv[1]):
         open(sys.argv[1], "w").close()
         answer = {"error": "OutOfMemoryError: CUDA out of memory. Tried to allocate 40 GiB"}
@@ -171,3 +172,13 @@ def test_the_largest_kernels_are_those_of_the_streams(gpu):
         {"name": "gemm", "calls": 1.0, "ms": 2.0, "share": 0.8},
         {"name": "softmax", "calls": 0.5, "ms": 0.5, "share": 0.2},
     ]
+
+
+def test_a_step_of_several_seeds_counts_once_for_each(gpu, tmp_path):
+    """A program of 4 seeds whose turn takes as long as PyTorch's of one is 4 times as fast."""
+    result = measured(gpu, tmp_path, ["dreamjax", gpu("jobs").TOGETHER, "torch"], 60)
+    together = result["contestants"][gpu("jobs").TOGETHER]
+    assert together["ms_per_step"] == pytest.approx(2.5)
+    assert result["contestants"]["torch"]["time / dreamjax, 4 seeds as one"][0] == pytest.approx(4)
+    one = result | {"title": "NICE", "status": "done"}
+    assert "| 10 (10-10); 4 seeds as one: 2.5 (2.5-2.5) |" in gpu("table").of({"jobs": {"nice": one}})

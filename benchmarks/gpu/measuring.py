@@ -145,9 +145,11 @@ def _timed(ready: dict[str, Child], job: Job, *, smoke: bool) -> None:
     first = next(iter(timed.values()))
     steps = 1 if smoke else min(max(round(TURN_S / (first(2)[0] / 2)), 1), MOST_STEPS)
     times = common.interleaved(timed, 2 if smoke else ROUNDS, steps, warm=1 if smoke else 3)
+    of_run = {name: job.result["contestants"][name].get("steps", 1) for name in times}
+    times = {name: [(wall / of_run[name], busy / of_run[name]) for wall, busy in each] for name, each in times.items()}
     flops = job.result["contestants"].get(jobs.DREAMJAX, {}).get("tflop")
     for name, one in common.summary(times).items():
-        seconds, more = one["ms_per_step"] / 1e3, {"steps_a_turn": steps}
+        seconds, more = one["ms_per_step"] / 1e3, {"steps_a_turn": steps * of_run[name]}
         if flops:
             more |= {"tflop_per_s": flops / seconds, "examples_per_s": round(job.result["batch"] / seconds, 2)}
         job.of(name, **one, **more)

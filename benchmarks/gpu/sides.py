@@ -17,14 +17,15 @@ STEP, CHECK, FACTS, PROFILE = "step", "check", "facts", "profile"  # what it is 
 
 def work_of(job: str, *, smoke: bool, batch: int | None) -> Work:
     stand_ins.add()
-    return importlib.import_module(jobs.JOBS[job].module).Work(smoke, batch)
+    module, _, name = jobs.JOBS[job].module.partition(":")
+    return getattr(importlib.import_module(module), name or "Work")(smoke, batch)
 
 
 def serve(job: str, side: str, *, smoke: bool, batch: int | None, out: Path) -> None:
     """Answer the process of the job."""
     work = work_of(job, smoke=smoke, batch=batch)
-    if side == jobs.DREAMJAX:
-        made: Callable[[], Any] = functools.cache(work.ours)
+    if jobs.is_ours(side):
+        made: Callable[[], Any] = functools.cache(work.together if side == jobs.TOGETHER else work.ours)
         facts = {
             CHECK: lambda: {"differences": work.check(), "most": work.most},
             FACTS: lambda: _facts(made(), work),
@@ -34,7 +35,7 @@ def serve(job: str, side: str, *, smoke: bool, batch: int | None, out: Path) -> 
     else:
         mode = "reduce-overhead" if side == jobs.GRAPHS else None
         made = functools.cache(functools.partial(_theirs, work, mode, compiled=side != jobs.EAGER))
-        facts = {FACTS: lambda: {"parameters": made().parameters}}
+        facts = {FACTS: lambda: {"parameters": made().parameters, "steps": made().steps}}
         peak = diffusion_models.their_peak
     common.serve({STEP: lambda: made().run}, peak, facts)
 
@@ -45,6 +46,7 @@ def _facts(ours: Ours, work: Work) -> dict[str, Any]:
     memory = {kind: round(size / 2**20, 1) for kind, size in ahead.memory(ours.compiled).items()}
     return {
         "parameters": ours.parameters,
+        "steps": ours.steps,
         "compile_s": round(ours.compile_s, 1),
         "predicted_mib": memory["peak"] or memory["total"],  # a compiler may not say how much is held at once
         "memory_analysis_mib": memory,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gpu.jobs import CEILING, DREAMJAX
+from gpu.jobs import CEILING, DREAMJAX, SEEDS, TOGETHER, is_ours
 from gpu.running import DONE, Results
 
 HEAD = (
@@ -30,19 +30,22 @@ def of(results: Results) -> str:
 
 def _row(one: dict[str, Any], ceiling: float | None) -> list[str]:
     sides = one.get("contestants", {})
-    ours = sides.get(DREAMJAX, {})
+    ours, together = sides.get(DREAMJAX, {}), sides.get(TOGETHER, {})
     theirs = min(
-        (dict(side, name=name) for name, side in sides.items() if name != DREAMJAX and "ms_per_step" in side),
+        (dict(side, name=name) for name, side in sides.items() if not is_ours(name) and "ms_per_step" in side),
         key=lambda side: side["ms_per_step"],
         default={},
     )
     title = one["title"] + (f", batch {one['batch']}" if "batch" in one else "")
     ratio, rate = theirs.get(f"time / {DREAMJAX}"), ours.get("tflop_per_s")
+    of_seeds = theirs.get(f"time / {TOGETHER}")
     return [
         title if one["status"] == DONE else f"{title}: {one['status']}",
-        _with_range(ours.get("ms_per_step"), ours.get("ms_range")),
+        _with_range(ours.get("ms_per_step"), ours.get("ms_range"))
+        + _seeds(together.get("ms_per_step"), together.get("ms_range")),
         _with_range(theirs.get("ms_per_step"), theirs.get("ms_range")) + (f", {theirs['name']}" if theirs else ""),
-        _with_range(ratio[0], ratio[1:]) if ratio else _apart(ours, theirs),
+        (_with_range(ratio[0], ratio[1:]) if ratio else _apart(ours, theirs))
+        + (_seeds(of_seeds[0], of_seeds[1:]) if of_seeds else ""),
         f"{rate:.4g}" if rate else "",
         f"{100 * rate / ceiling:.1f}" if rate and ceiling else "",
         _gib(ours.get("peak_mib")),
@@ -53,6 +56,10 @@ def _row(one: dict[str, Any], ceiling: float | None) -> list[str]:
 
 def _with_range(value: float | None, ends: list[float] | None) -> str:
     return "" if value is None else f"{value:.4g}" + (f" ({ends[0]:.4g}-{ends[1]:.4g})" if ends else "")
+
+
+def _seeds(value: float | None, ends: list[float] | None) -> str:
+    return "" if value is None else f"; {SEEDS} seeds as one: {_with_range(value, ends)}"
 
 
 def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ class Ours:
     compiled: Any
     compile_s: float
     parameters: int
+    steps: int = 1  # of one run, that each of `run` takes
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Theirs:
 
     run: common.Step
     parameters: int
+    steps: int = 1
 
 
 class Work(Protocol):

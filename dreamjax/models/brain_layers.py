@@ -190,9 +190,7 @@ def winograd_products(length: int, dilation: int) -> int:
     return 4 * dilation * -(-length // (2 * dilation))
 
 
-def convolution3(
-    x: Float[Array, "B T I"], kernel: Float[Array, "3 I O"], dilation: int = 1
-) -> Float[Array, "B T O"]:
+def convolution3(x: Float[Array, "B T I"], kernel: Float[Array, "3 I O"], dilation: int = 1) -> Float[Array, "B T O"]:
     """Return the convolution in time of three taps that keeps the length, zeros beyond both ends.
 
     By Winograd's minimal filtering F(2, 3) (Lavin & Gray 2016, arXiv 1509.09308, section 4.1): two positions that are

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dreamjax.console import progress
+from dreamjax.parallel import compiler, environment
 from dreamjax.training import program
 from dreamjax.training.task import PyTree, State, Task, replace
 
@@ -117,7 +118,8 @@ def _on_device(arrays: Arrays) -> dict[str, Array]:
 def initial(tasks: Sequence[Task]) -> State:
     """Return the stacked states before the first step, each as its task alone would begin."""
     keys = jnp.stack([program.run_key(seed, b"init") for seed in (task.config.seed for task in tasks)])  # type: ignore[attr-defined]
-    state = jax.jit(jax.vmap(tasks[0].init))(keys)
+    options = compiler.for_one_call(environment.target_platform())
+    state = jax.jit(jax.vmap(tasks[0].init), compiler_options=options)(keys)
     hyper = [task.hyper() for task in tasks]  # type: ignore[attr-defined]  # systems with the capability Vectorises
     return replace(state, hyper={name: jnp.stack([one[name] for one in hyper]) for name in hyper[0]})
 
