@@ -46,7 +46,7 @@ class Fitted:
 def fit(job: Job) -> Fitted:
     """Train the runs of a job and score them on its test trials. Raise UserError for runs that are not finite."""
     began = time.monotonic()
-    tasks = [registry.build(config) for config in job.configs]
+    tasks: list[Any] = [registry.build(config) for config in job.configs]
     closed_form = Vectorises not in capabilities(tasks[0])
     if not closed_form:
         params, epochs, curves = _by_gradients(job, tasks)
@@ -55,7 +55,7 @@ def fit(job: Job) -> Fitted:
     else:
         params, epochs, curves = _in_closed_form(tasks)
         floor = {}  # without statistics nothing is known, and every image is as likely
-    test = tasks[0].examples("test")  # type: ignore[attr-defined]
+    test = tasks[0].examples("test")
     scored = scoring.score(tasks[0], params, floor, job.scoring)
     kept = ("exchanged", "nearest", "similarity")
     return Fitted(

@@ -15,7 +15,7 @@ from dreamjax.comparison.jobs import Scoring
 from dreamjax.errors import UserError
 from dreamjax.metrics import retrieval, transductive
 from dreamjax.metrics.retrieval import Ranks
-from dreamjax.systems.retrieval_base import VECTOR, VIEWS
+from dreamjax.systems.retrieval_base import VECTOR, VIEWS, RetrievalData
 from dreamjax.systems.retrieval_streams import vectors_of
 from dreamjax.targets import image_folder, responses
 from dreamjax.training.task import PyTree
@@ -44,7 +44,7 @@ class Scored:
 
 
 def score(
-    task: Any, params: Mapping[str, Sequence[PyTree]], floor: Mapping[str, Sequence[PyTree]], scoring: Scoring
+    task: RetrievalData, params: Mapping[str, Sequence[PyTree]], floor: Mapping[str, Sequence[PyTree]], scoring: Scoring
 ) -> Scored:
     """Return the ranks of each checkpoint of `params` and `floor`; what else is asked for, of the one that counts."""
     test = task.examples("test").trials
@@ -78,7 +78,7 @@ def _counted(scored: Scored, similarity: np.ndarray, target: np.ndarray, gallery
 
 def _changed_galleries(
     scored: Scored,
-    task: Any,
+    task: RetrievalData,
     params: PyTree,
     queries: np.ndarray,
     vectors: np.ndarray,
@@ -112,7 +112,7 @@ def _transductive(
     scored.add(WHITENED, retrieval.ranks_in(white, target))
 
 
-def _distractors(task: Any, source: str, gallery: Int[np.ndarray, "G"]) -> Float[np.ndarray, "M *D"]:
+def _distractors(task: RetrievalData, source: str, gallery: Int[np.ndarray, "G"]) -> Float[np.ndarray, "M *D"]:
     """Return the vectors of a split's images, or of a folder's, without those of the gallery.
 
     Raise UserError where there is no such split or folder, or no image is left.
@@ -138,7 +138,7 @@ def _same(name: str, other: str) -> bool:
 
 
 # -------------------------------------------------------------------------------------------------- the brain side
-def queries_of(task: Any, params: PyTree, trials: Mapping[str, Array]) -> Float[Array, "n F"]:
+def queries_of(task: RetrievalData, params: PyTree, trials: Mapping[str, Array]) -> Float[Array, "n F"]:
     """Return the brain's vectors of trials, `ROWS` at a time, within a program."""
     n = trials["signal"].shape[0]
     if n <= ROWS:
@@ -150,7 +150,7 @@ def queries_of(task: Any, params: PyTree, trials: Mapping[str, Array]) -> Float[
     return out.reshape(blocks * ROWS, -1)[:n]
 
 
-def test_queries(task: Any, params: PyTree) -> Float[np.ndarray, "n F"]:
+def test_queries(task: RetrievalData, params: PyTree) -> Float[np.ndarray, "n F"]:
     """Return the brain's vectors of the test trials."""
     rows = task.examples("test").rows
     trials = {name: jnp.asarray(rows[name]) for name in ("signal", "subject", "image")}
@@ -158,5 +158,5 @@ def test_queries(task: Any, params: PyTree) -> Float[np.ndarray, "n F"]:
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(task: Any) -> Any:
+def _compiled(task: RetrievalData) -> Any:
     return jax.jit(functools.partial(queries_of, task))

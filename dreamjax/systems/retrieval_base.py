@@ -189,6 +189,14 @@ class RetrievalData(System):
         """Return the images' vectors as they are compared; as they are where the system does not map them."""
         return vectors
 
+    def query(self, params: PyTree, batch: Batch) -> Float[Array, "B F"]:
+        """Return the responses' vectors as they are compared with those of images."""
+        raise NotImplementedError
+
+    def trained_vectors(self, batch: Batch) -> Float[Array, "B *D"]:
+        """Return the image vectors that training compares with: those of retrieval, where there are no other views."""
+        return batch[VECTOR]
+
     def bank(self, params: PyTree, split: str) -> Bank:
         """Return the images that were shown in a split."""
         trials = responses.load(self.config.data, split)  # type: ignore[arg-type]
@@ -312,10 +320,6 @@ class RetrievalSystem(GradientSystem, RetrievalData):
         usual = type(self.config)().loss
         changes: dict[str, Any] = {"equal": "negative", "largest": math.inf, **self.released}
         return replace(loss, **{n: x for n, x in changes.items() if getattr(loss, n) == getattr(usual, n)})
-
-    def trained_vectors(self, batch: Batch) -> Float[Array, "B *D"]:
-        """Return the image vectors that training compares with: those of retrieval, where there are no other views."""
-        return batch[VECTOR]
 
     def update(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         loss = functools.partial(self.loss, seed=state.hyper["seed"], training=True)
