@@ -53,11 +53,7 @@ def task_of(name: str, sizes: Sizes, seed: int = 0, *, small: bool = False) -> A
 
 def flops_of(task: Any) -> float:
     """Return the operations of a training step for one example, counted as our network computes them."""
-    from dreamjax.models import brain_flops
-
-    if task.name == "brain_module":
-        return 3 * brain_flops.brain_module(task.arguments(), task.sizes.channels)
-    return 3 * {"nice": brain_flops.nice, "atm": brain_flops.atm}[task.name](task.arguments())
+    return float(task.flops())
 
 
 def examples_of(sizes: Sizes, count: int) -> dict[str, np.ndarray]:

@@ -37,6 +37,9 @@ def render(result: "Inspection") -> str:
     sections = [Section(table=Table(["parameters", "count"], rows))]
     devices = f"{memory['devices']} device(s)"
     note = f"{run['steps']:,} steps of {run['batch_size']:,} = {run.get('examples', 0):,} examples"
+    if each := run.get("gflop_per_example"):
+        sections.append(Section(table=Table(["operations", "GFLOP per example"], [["train", f"{each:,.4g}"]])))
+        note += f", {run['exaflop']:g} EFLOP"
     if shapes and flops:
         operations = [[name, f"{flop:,.3f}"] for name, flop in flops.items()]
         sections.append(Section(table=Table(["operations", "GFLOP per window"], operations)))

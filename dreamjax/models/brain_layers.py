@@ -185,11 +185,6 @@ def neighbours(
     return jnp.concatenate([padded[:, j * dilation : j * dilation + size] for j in range(taps)], axis=-1)
 
 
-def winograd_products(length: int, dilation: int) -> int:
-    """Return the products of a vector with one tap's matrix in `convolution3`, where 3 · length are written out."""
-    return 4 * dilation * -(-length // (2 * dilation))
-
-
 def convolution3(x: Float[Array, "B T I"], kernel: Float[Array, "3 I O"], dilation: int = 1) -> Float[Array, "B T O"]:
     """Return the convolution in time of three taps that keeps the length, zeros beyond both ends.
 

@@ -1,11 +1,16 @@
-"""Floating-point operations of the networks, counted analytically.
+"""Floating-point operations of the networks, counted analytically, or from the traced program (`products`).
 
 A multiply-add counts 2. Only matrix products and attention count (norms, activations, softmax: under 2 % at these
 widths); the backward pass of a matrix product costs twice its forward pass. XLA's count includes a scanned layer once.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr
+from jax.interpreters import partial_eval
 
 
 def block(tokens: float, dim: int, mlp_ratio: float) -> float:
@@ -127,3 +132,33 @@ def autoencoder(arguments: Mapping[str, Any], height: int, width: int) -> float:
         decoder += 2.0 * 9 * pixels[i - 1] * dim**2 if i > 0 else 0.0
         before = dim
     return encoder + decoder + 2.0 * 9 * pixels[0] * widths[0] * a["in_channels"]
+
+
+def products(function: Callable[..., object], *arguments: object) -> float:
+    """Return the FLOP of the matrix products and convolutions of a function of arrays or of their shapes; only traced.
+
+    What no result depends on does not count. A scan counts with every trip, a loop of unknown length once, of branches
+    the one with most.
+    """
+    traced = jax.make_jaxpr(function)(*arguments).jaxpr
+    return _products(partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))[0])
+
+
+def _products(jaxpr: Jaxpr) -> float:
+    total = 0.0
+    for one in jaxpr.eqns:
+        name, given = one.primitive.name, one.params
+        shapes: list[Any] = [x.aval for x in (*one.outvars, *one.invars)]
+        inner = [_products(each) for each in jax.core.jaxprs_in_params(given)]
+        if name == "dot_general":
+            (axes, _), _ = given["dimension_numbers"]
+            total += 2.0 * shapes[0].size * math.prod(shapes[1].shape[axis] for axis in axes)
+        elif name == "conv_general_dilated":  # of a dilated input, whose zeros are not multiplied, a share
+            kernel, (out, *_) = shapes[2], given["dimension_numbers"].rhs_spec
+            taps = kernel.size / kernel.shape[out] / math.prod(given["lhs_dilation"])
+            total += 2.0 * shapes[0].size * taps
+        elif name == "cond":
+            total += max(inner)
+        else:
+            total += sum(inner) * (given["length"] if name == "scan" else 1)
+    return total

@@ -25,7 +25,7 @@ class Inspection:
 
     system: str
     gflop_per_window: Mapping[str, float] | None
-    run: Mapping[str, float]  # steps, batch_size, windows and exaflop, or examples
+    run: Mapping[str, float]  # steps, batch_size, windows or examples; where FLOP are known, exaflop
     memory_gib_per_device: Mapping[str, float]
     parameters: Mapping[str, Any]  # `parts`: name → how many; totals
     shapes: Mapping[str, Any] | None = None
@@ -38,9 +38,9 @@ class Inspection:
 def inspect(config: Any, *, devices: int | None = None) -> Inspection:
     """Return the parameters by part, FLOP per window, GiB per device and shapes of a config.
 
-    Of a system that does not plan: parameters by part, the run, and GiB per device of what is stored. `devices`: of the
-    run (default: as many as the config's mesh names, an open axis counting as one). Raise UserError where the mesh does
-    not fit them or the batch does not divide.
+    Of a system that does not plan: parameters by part, the run, the FLOP of an example where they are known, and GiB
+    per device of what is stored. `devices`: of the run (default: as many as the config's mesh names, an open axis
+    counting as one). Raise UserError where the mesh does not fit them or the batch does not divide.
     """
     task, train = registry.build(config), config.train
     state: State = jax.eval_shape(task.init, jax.random.key(0))
@@ -55,7 +55,10 @@ def inspect(config: Any, *, devices: int | None = None) -> Inspection:
         parts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in state.params.items()}
         frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen))
         parameters = {"parts": parts, "trained": sum(parts.values()), "frozen": frozen}
-        return Inspection(config.system, None, run | {"examples": examples}, memory, parameters)
+        run["examples"] = examples
+        if flop := task.flops():
+            run |= {"gflop_per_example": float(f"{flop / 1e9:.4g}"), "exaflop": float(f"{flop * examples / 1e18:.4g}")}
+        return Inspection(config.system, None, run, memory, parameters)
     run |= {"windows": examples, "exaflop": float(f"{(task.flops() or 0) * examples / 1e18:.4g}")}
     return Inspection(config.system, plans.gflop(), run, memory, **plans.summary(state.params))
 

@@ -111,6 +111,11 @@ def of(sweep: Sweep, values: Combination, seed: int) -> SweepRun:
 
 def _with_legs(sweep: Sweep, runs: Sequence[SweepRun], budget: float | None) -> list[SweepRun]:
     """Return the runs with lengths. Equal examples: the base's. Equal FLOP: those of the cheapest run at these."""
+    if epochs := max(getattr(run.config, "epochs", 0) for run in runs):
+        raise UserError(
+            f"{sweep.source}: epochs is {epochs}, but the runs of a sweep are as long as base.train.steps and the "
+            "comparison say; set base.epochs=0"
+        )
     compare, base = sweep.settings.compare, sweep.base_config().train
     examples = base.steps * base.batch_size
     if "flops" in compare:

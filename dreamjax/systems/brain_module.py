@@ -10,6 +10,9 @@ import functools
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
+import jax
+import jax.numpy as jnp
+
 from dreamjax.objectives.contrastive import ContrastiveConfig
 from dreamjax.objectives.regression_loss import combined, mse
 from dreamjax.systems.base import Loss
@@ -120,6 +123,10 @@ class BrainModule(RetrievalSystem):
 
     def banks(self) -> dict[str, tuple[BankConfig, ...]]:
         return super().banks() | ({LATENT: (self.config.latent,)} if self.config.share < 1 else {})
+
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        latent = {LATENT: jax.ShapeDtypeStruct((self.sizes.latent,), jnp.float32)} if self.config.share < 1 else {}
+        return super().example() | latent
 
     @property
     def call(self) -> str:

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from dreamjax.errors import UserError
+from dreamjax.models import flops
 from dreamjax.models.brain_layers import Statistic, Trials
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive
 from dreamjax.signals.datasets import records
@@ -39,7 +40,7 @@ from dreamjax.systems.base import (
     Vectorises,
 )
 from dreamjax.systems.compute import GradientConfig
-from dreamjax.systems.retrieval_streams import WithVectors, vectors_of
+from dreamjax.systems.retrieval_streams import WithVectors, example, vectors_of
 from dreamjax.targets import responses
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig, Responses, Split
@@ -284,6 +285,17 @@ class RetrievalSystem(GradientSystem, RetrievalData):
     def data(self, split: str) -> BatchSpec:
         spec = self.spec_of(split, self.config.train.batch_size, endless=split == "train")  # type: ignore[arg-type]
         return replace(spec, passes=self.config.epochs or None) if split == "train" else spec
+
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        sizes = self.sizes  # which the config may state where the data are not here
+        counts = {name: len(each) for name, each in self.banks().items()}
+        return example(sizes.channels, sizes.samples, {n: (sizes.features, count) for n, count in counts.items()})
+
+    def flops(self) -> float:
+        rows, key = self.config.train.batch_size, jax.random.key(0)  # every row is compared with the whole batch
+        batch = {name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in self.example().items()}
+        step = jax.grad(lambda params, batch: self.loss(params, {}, batch, 0, training=True)[0])
+        return flops.products(step, jax.eval_shape(self.init_params, key), batch) / rows
 
     @property
     def microbatches(self) -> int:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -23,6 +24,15 @@ def vectors_of(configs: tuple[BankConfig, ...], images: tuple[str, ...]) -> Floa
         widths = ", ".join(f"{one.words}: {x.shape[1]}" for one, x in zip(configs, arrays, strict=True))
         raise UserError(f"vectors of several layers or views need one width ({widths}); choose layers that are as wide")
     return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
+
+
+def example(channels: int, samples: int, banks: Mapping[str, tuple[int, int]]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shapes and types of one example of `WithVectors`; `banks`: name → (width, number of stacked vectors)."""
+    shapes: dict[str, tuple[int, ...]] = {"signal": (channels, samples), "weight": ()}
+    shapes |= {name: (width,) if count == 1 else (count, width) for name, (width, count) in banks.items()}
+    floats = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
+    numbers = {name: jax.ShapeDtypeStruct((), np.int32) for name in ("subject", "image", "target")}
+    return floats | numbers | {"index": jax.ShapeDtypeStruct((2,), np.uint32)}
 
 
 class WithVectors(ArrayExamples):

@@ -115,7 +115,10 @@ class Catalogue:
 def catalogue(paths: Sequence[str]) -> Catalogue:
     """Return the catalogue of datasets. Raise UserError for a folder that is none, or in which no image is known."""
     if not paths:
-        raise UserError("data.path is empty; name a folder that `dreamjax prepare` wrote")
+        raise UserError(
+            "data.path is empty; name a folder that `dreamjax prepare` wrote, or, to count and plan without data, set "
+            "sizes.channels, sizes.samples, sizes.people and sizes.features"
+        )
     stamps = tuple(str(records.load_dataset(path)["shards"]) for path in paths)
     return _catalogue(tuple(map(str, paths)), stamps)
 

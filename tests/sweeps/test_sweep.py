@@ -349,6 +349,31 @@ def test_full_disk_ends_the_sweep_without_failing_a_run(config, capsys, tmp_path
     assert swept(capsys, *words)["done"] == 2
 
 
+RETRIEVAL = """
+from dreamjax import config as configs
+from dreamjax.sweeps import axes, sweep_config
+from dreamjax.systems.shallow import ShallowConfig
+
+
+def get_config():
+    base = configs.to_config_dict(ShallowConfig(epochs=0))
+    base.sizes.update({"channels": 6, "samples": 40, "people": 1, "features": 8})
+    base.train.update({"steps": 60, "batch_size": 16})
+    return sweep_config.config("tiny", base, [axes.values("model.width", 8, 16)])
+"""
+
+
+def test_gives_wider_retrieval_systems_fewer_steps_at_equal_flop(capsys, tmp_path):
+    """Of 240 × W, 8 × W no gradient of the input; W² residual and 16 × W comparison take three times their forward."""
+    (tmp_path / "sweep.py").write_text(RETRIEVAL)
+    words = ["--config", str(tmp_path / "sweep.py"), "--workdir", str(tmp_path / "out")]
+    narrow, wide = swept(capsys, *words, "--dry-run")["points"]
+    flop = {width: 2 * (2 * 248 * width + 3 * width**2 + 3 * 16 * width) for width in (8, 16)}
+    assert narrow["legs"] == {"examples": 60, "flops": 60}
+    assert wide["legs"] == {"examples": 60, "flops": round(60 * flop[8] / flop[16])}
+    assert "set base.epochs=0" in refused(capsys, *words, "--config.base.epochs=2", "--dry-run")
+
+
 def test_rejects_run_too_expensive_for_equal_flop(config, capsys, tmp_path):
     """One step of it would be more than the others' whole training."""
     axes = 'axes.rows("size", small={"model.dim": 16}, large={"model.dim": 1024})'

@@ -1,5 +1,6 @@
 """Every retrieval system trains, and compares brain and image in one space, and goes to PyTorch and back."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import dreamjax
 from dreamjax import config as configs
+from dreamjax.cli.main import main
 from dreamjax.comparison import fitting, jobs, protocols, run_folder
 from dreamjax.comparison.jobs import Request
 from dreamjax.errors import UserError
@@ -63,6 +65,23 @@ def batch_of(task: Any, rows: int = 16) -> dict[str, jax.Array]:
     batch |= {name: jnp.asarray(x[examples.rows["image"][:rows]]) for name, x in examples.vectors.items()}
     index = np.stack([np.zeros(rows), np.arange(rows)], axis=1).astype(np.uint32)
     return batch | {"weight": jnp.ones(rows), "index": jnp.asarray(index)}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_states_the_shapes_of_an_example_as_the_data_have_them(name: str, shards: TrialShards) -> None:
+    task = task_of(name, shards)
+    assert task.example() == task.data("train").stream.element()
+
+
+def test_counts_the_operations_of_a_step_from_the_sizes_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the signal 15,750 × 1024 and the images 768 × 1024 no gradient is needed; 1024² residual; 1024 others."""
+    path, sizes = "configs/retrieval/shallow_things_eeg2.py", {"channels": 63, "samples": 250, "people": 10}
+    given = [f"--config.sizes.{name}={size}" for name, size in (sizes | {"features": 768}).items()]
+    assert main(["inspect", "--config", path, *given, "--json"]) == 0
+    by_hand = 2 * (2 * 15_750 * 1024 + 2 * 768 * 1024 + 3 * 1024**2 + 3 * 1024 * 1024)
+    assert json.loads(capsys.readouterr().out)["run"]["gflop_per_example"] == pytest.approx(by_hand / 1e9, rel=1e-3)
+    assert main(["inspect", "--config", path]) == 2
+    assert "sizes.channels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", TRAINED)
