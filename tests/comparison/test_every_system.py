@@ -33,6 +33,7 @@ SETTINGS = {  # small networks, and rates at which a few hundred steps are enoug
     "eegnet.optim.learning_rate": "1e-2",
     "deep4.optim.learning_rate": "3e-3",
     "nice.optim.learning_rate": "1e-3",
+    "enigma.optim.learning_rate": "1e-3",
 }
 EPOCHS = {"eegnet": 12, "shallow_fbcsp": 40, "deep4": 12, "enigma": 24}
 TESTED = 20  # images
