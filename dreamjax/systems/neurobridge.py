@@ -71,7 +71,7 @@ class Neurobridge(ImageProjection):
     network: ClassVar[Network] = brain_encoders.EEG_PROJECT
     torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "EEGProject")
     released: ClassVar[dict[str, Any]] = {"scale": "softplus"}
-    published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "test", "gallery": "trained"}
+    published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "test"}
 
     @classmethod
     def released_sizes(cls, shapes: Shapes, channels: int | None) -> dict[str, int] | None:

@@ -82,7 +82,7 @@ class Ubp(RetrievalSystem):
     Config: ClassVar[type] = UbpConfig
     network: ClassVar[Network] = brain_encoders.EEG_PROJECT
     torch_twin: ClassVar[tuple[str, str]] = ("brain_encoders", "EEGProject")
-    published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "last", "gallery": "trained"}
+    published: ClassVar[dict[str, Any]] = {"data.validation": "none", "choice": "last"}
 
     @classmethod
     def released_sizes(cls, shapes: Shapes, channels: int | None) -> dict[str, int] | None:
