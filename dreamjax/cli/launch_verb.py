@@ -14,7 +14,7 @@ EXAMPLE = (
     "  dreamjax launch gke --topology v5e-256 --slices 2 --image IMAGE --dry-run -- train --config … --workdir gs://…\n"
     "  dreamjax launch slurm --topology h100-1 --parts 8 --dry-run -- sweep --config … --workdir …"
 )
-TAKES_COMMAND = (*VERBS, IN_PARTS)  # after --, where what stands is not this verb's own
+TAKES_COMMAND = (*VERBS, *IN_PARTS)  # after --, where what stands is not this verb's own
 WHERE = ("local", "slurm", "tpu", "gke", "host")
 CLUSTERS = ("slurm", "tpu", "gke")
 
@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("slurm, tpu, gke").add_argument
     add("--topology", metavar="POD", help="v5e-256, h100-64, cpu-2 and so on")
     add("--slices", type=whole, default=1, metavar="N", help="number of slices")
-    parts = "of a sweep, each a separate job (default: one for each point, or for those trained as one)"
+    parts = "jobs of a sweep (default: one for each point, or for those trained as one) or of a comparison"
     add("--parts", type=whole, metavar="N", help=parts)
     add("--name", default="dreamjax", help="of the job")
     add("--setup", default="", metavar="LINE", help="of shell that each host runs first")
@@ -105,10 +105,14 @@ def run(args: argparse.Namespace) -> JsonDict:
         return {"exit_code": local.host(args.command, args.grace or 120)}
     if args.command:
         cli.parsed(args.command)
-        if args.command[0] == IN_PARTS and where not in FOR["--parts"]:
+        if args.command[0] in IN_PARTS and where not in FOR["--parts"]:
+            here = {
+                "sweep": "dreamjax sweep --processes N runs it",
+                "compare": "start dreamjax compare in several terminals, and they share its jobs",
+            }
             raise UserError(
-                f"a sweep is launched by {' and '.join(FOR['--parts'])}, a job for each part; here, dreamjax sweep "
-                "--processes N runs it"
+                f"{args.command[0]} is launched by {' and '.join(FOR['--parts'])}, a job for each part; on one "
+                f"machine, {here[args.command[0]]}"
             )
     if where == "local":
         code = local.here(args.command, args.processes, args.devices, args.grace or 30, args.restarts or 0)
@@ -141,8 +145,10 @@ def _script(args: argparse.Namespace) -> str:
 
 
 def _parts(args: argparse.Namespace) -> int | None:
-    """Return the number of jobs of a sweep: the requested one, or one for each point that is trained alone."""
-    if args.command[:1] != [IN_PARTS]:
+    """Return the number of jobs: the requested one, or of a sweep one for each point that is trained alone."""
+    if args.command[:1] == ["compare"] and args.parts is None:
+        raise UserError("dreamjax launch needs --parts N for a comparison: the number of jobs that share its systems")
+    if args.command[:1] != ["sweep"]:
         return args.parts
     from dreamjax.cli import main as cli
     from dreamjax.cli import sweep_verb

@@ -1,6 +1,6 @@
 """Compare retrieval systems: do every job that is not done yet, then make the table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from etils import epath
@@ -62,33 +62,50 @@ def compare(request: Request, workdir: epath.PathLike, timed: bool = False) -> C
     further += of_ridge(result.OVER_TIME, request) if timed else []
     missing: dict[str, str] = {}
     with preemption.Watch() as watch:
-        for job in [*jobs, *further]:
-            if job is further[0] and all(one.name in missing for one in jobs):
-                break
-            if watch.requested():
-                raise TryAgain("the comparison was stopped; the same command continues it")
-            try:
-                _do(job, request, workdir)
-            except locks.Busy:
-                missing[job.name] = IN_USE
-            except FAILURES as problem:
-                if isinstance(problem, TryAgain):
-                    raise
-                missing[job.name] = str(problem).splitlines()[0]
-                log.warning("%s failed: %s", job.name, missing[job.name])
-    if all(job.name in missing for job in jobs):
-        if IN_USE not in missing.values():
-            run_folder.release(workdir)
-        raise UserError(f"no job of the comparison could be done: {next(iter(missing.values()))}")
+        for job in jobs:
+            _try(job, workdir, watch, missing)
+        if all(missing.get(job.name) == IN_USE for job in jobs):  # more processes than jobs: there will be a table
+            _try(jobs[0], workdir, watch, missing, watch.requested)
+        if all(job.name in missing for job in jobs):
+            if IN_USE not in missing.values():
+                run_folder.release(workdir)
+            why = next((one for one in missing.values() if one != IN_USE), IN_USE)
+            raise UserError(f"no job of the comparison could be done: {why}")
+        for job in further:
+            _try(job, workdir, watch, missing)
+    done = {job.name for job in (*jobs, *further) if run_folder.result_of(workdir, job) is not None}
+    missing = {name: why for name, why in missing.items() if name not in done}  # by another process, meanwhile
     return write(workdir, request, jobs, missing, further)
 
 
-def _do(job: Job, request: Request, workdir: epath.PathLike) -> None:
+def _try(
+    job: Job,
+    workdir: epath.PathLike,
+    watch: preemption.Watch,
+    missing: dict[str, str],
+    stop: Callable[[], bool] | None = None,
+) -> None:
+    """Do a job, or say in `missing` why it is not done; `stop`: wait for a process that works on it, until True."""
+    if watch.requested():
+        raise TryAgain("the comparison was stopped; the same command continues it")
+    missing.pop(job.name, None)
+    try:
+        _do(job, workdir, stop)
+    except locks.Busy:
+        missing[job.name] = IN_USE
+    except FAILURES as problem:
+        if isinstance(problem, TryAgain):
+            raise
+        missing[job.name] = str(problem).splitlines()[0]
+        log.warning("%s failed: %s", job.name, missing[job.name])
+
+
+def _do(job: Job, workdir: epath.PathLike, stop: Callable[[], bool] | None) -> None:
     if run_folder.result_of(workdir, job) is not None:
         return
     folder = run_folder.folder_of(workdir, job)
     folder.mkdir(parents=True, exist_ok=True)
-    with locks.held(folder / "lock", job.name):
+    with locks.held(folder / "lock", job.name, stop):
         if run_folder.result_of(workdir, job) is None:
             run_folder.write(workdir, job, WAYS.get(job.system, fitting.fit)(job))
 

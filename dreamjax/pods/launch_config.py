@@ -19,10 +19,11 @@ OWN = {environment.COORDINATOR, environment.COUNT, environment.INDEX, environmen
 PLACES = (
     *("--workdir", "--out", "--config.data.path", "--config.data.folder", "--config.train.compile_cache"),
     *("--config.base.data.path", "--config.base.train.compile_cache", "--config.pretrain.data.path"),
-    *("--config.base.target.folder", "--config.score.classifier"),
+    *("--config.base.target.folder", "--config.score.classifier", "--data", "--path", "--images", "--stimuli"),
 )
 VERBS = ("train", "generate")  # which run as several processes
-IN_PARTS = "sweep"  # which runs as several independent jobs
+IN_PARTS = ("sweep", "compare")  # which run as several independent jobs
+TOLD = "sweep"  # whose jobs are told which part is theirs; those of a comparison take what no other has taken
 
 
 def place(name: str, slices: int = 1) -> Pod:
@@ -37,7 +38,8 @@ class Launch:
     """A launch. `arguments`: of `dreamjax`; `setup`: a shell line that each host runs first (a venv, a module).
 
     `restarts`: how often a run that ended with exit code 75 (a SIGTERM, a lost process) is started again. `grace_s`:
-    seconds between a SIGTERM and the end, in which the run saves. `parts`: of a sweep, each a job on a separate pod.
+    seconds between a SIGTERM and the end, in which the run saves. `parts`: of a sweep or a
+    comparison, each a job on a separate pod.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Launch:
                 f"--name is {self.name!r}, but it has at most 40 lower-case letters, digits and hyphens, begins with a "
                 "letter and does not end with a hyphen"
             )
-        check_command(self.arguments, sweeps=True)
+        check_command(self.arguments, in_parts=True)
         self._check_parts()
         if bad := [name for name in self.environment if not re.fullmatch(VARIABLE, name)]:
             raise UserError(f"--env {bad[0]}=… is not a valid variable name; write NAME=VALUE")
@@ -66,14 +68,17 @@ class Launch:
         refuse_lines(**{"--setup": self.setup, "the command": "".join(self.arguments)} | dict(self.environment))
 
     def _check_parts(self) -> None:
-        if (self.arguments[0] == IN_PARTS) != (self.parts is not None):
-            raise UserError("a sweep is launched in parts, and nothing else is: give --parts with -- sweep alone")
+        if (self.arguments[0] in IN_PARTS) != (self.parts is not None):
+            raise UserError(
+                "a sweep or a comparison is launched in parts, and nothing else is: give --parts with -- sweep or "
+                "-- compare alone"
+            )
         if self.parts is None:
             return
         if (hosts := self.pod.hosts * self.pod.slices) > 1:
             raise UserError(
-                f"--topology {self.pod.name} has {hosts} hosts, but a part of a sweep is one process: name a pod of "
-                "one host, such as v5e-8, h100-8 or cpu-1"
+                f"--topology {self.pod.name} has {hosts} hosts, but a part is one process: name a "
+                "pod of one host, such as v5e-8, h100-8 or cpu-1"
             )
         if idle := sorted({"--part", "--processes", "--dry-run"} & set(self.options())):
             raise UserError(f"{idle[0]} after -- sweep is for one machine; leave it out, --parts N makes the jobs")
@@ -81,7 +86,7 @@ class Launch:
     @property
     def command(self) -> str:
         """Return the command that every host runs, quoted for a shell."""
-        part = [] if self.part is None else [f"--part={self.part}/{self.parts}"]
+        part = [] if self.part is None or self.arguments[0] != TOLD else [f"--part={self.part}/{self.parts}"]
         return shlex.join(["dreamjax", "launch", "host", f"--grace={self.grace_s}", "--", *self.arguments, *part])
 
     @property
@@ -117,11 +122,11 @@ class Launch:
             )
 
 
-def check_command(arguments: Sequence[str], sweeps: bool = False) -> None:
-    """Raise UserError for an unknown command, or one that cannot run as several processes (`sweeps`: or jobs)."""
+def check_command(arguments: Sequence[str], in_parts: bool = False) -> None:
+    """Raise UserError for an unknown command, or one that cannot run as several processes (`in_parts`: or jobs)."""
     if not arguments:
         raise UserError("nothing to launch: give the command after --, as in -- train --config … --workdir …")
-    known = (*VERBS, IN_PARTS) if sweeps else VERBS
+    known = (*VERBS, *IN_PARTS) if in_parts else VERBS
     if arguments[0] not in known:
         raise UserError(f"after -- stands {arguments[0]!r}, but it is one of {', '.join(known[:-1])} and {known[-1]}")
 

@@ -44,9 +44,9 @@ def here(
 
 
 def host(arguments: Sequence[str], grace_s: float = watcher.GRACE_S) -> int:
-    """Run `dreamjax ARGUMENTS` as this host's process of a run that the environment describes, or a part of a sweep."""
-    check_command(arguments, sweeps=True)
-    return watcher.run_one(_command(arguments), grace_s, joins=arguments[0] != IN_PARTS).code
+    """Run `dreamjax ARGUMENTS` as this host's process of a run that the environment describes, or as a job by itself."""
+    check_command(arguments, in_parts=True)
+    return watcher.run_one(_command(arguments), grace_s, joins=arguments[0] not in IN_PARTS).code
 
 
 def _command(arguments: Sequence[str]) -> list[str]:

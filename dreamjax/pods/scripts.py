@@ -7,7 +7,7 @@ import yaml
 
 from dreamjax.errors import UserError
 from dreamjax.pods import topologies
-from dreamjax.pods.launch_config import Launch, refuse_lines
+from dreamjax.pods.launch_config import TOLD, Launch, refuse_lines
 from dreamjax.reports import pages
 from dreamjax.typing import JsonDict
 
@@ -44,7 +44,7 @@ def slurm(
     output: str = "",
     cpus: int = 0,
 ) -> str:
-    """Return a batch script of a task for each process, or an array of a sweep's parts, queued again when preempted.
+    """Return a batch script of a task for each process, or an array of independent parts, queued again when preempted.
 
     Raise UserError for TPUs, which SLURM does not have.
 
@@ -77,8 +77,9 @@ def slurm(
         if any(character.isspace() for character in str(value or "")):
             raise UserError(f"--{name} is {value!r}, but it has no spaces")
     if launch.parts and processes != 1:
-        raise UserError(f"--processes is {processes}, but a part of a sweep is one process; leave it out")
-    part = f' "--part=$SLURM_ARRAY_TASK_ID/{launch.parts}"' if launch.parts else ""
+        raise UserError(f"--processes is {processes}, but a part is one process; leave it out")
+    told = launch.parts and launch.arguments[0] == TOLD
+    part = f' "--part=$SLURM_ARRAY_TASK_ID/{launch.parts}"' if told else ""
     return pages.render(
         "pods/templates/slurm.sh.j2",
         options=[f"--{name}={value}" for name, value in options.items() if value not in (None, "")],
@@ -141,9 +142,9 @@ def gke(
 ) -> str:
     """Return YAML for `kubectl apply -f`: a JobSet, one job a slice, one pod a host; all start again when one is lost.
 
-    Of a sweep a JobSet for each of its parts, which are lost and started again by themselves. `image` holds dreamjax;
-    `queue`: of Kueue; `service_account`: which may write to the bucket. Raise UserError for devices that are no nodes
-    of a cluster.
+    Of a sweep or a comparison a JobSet for each part, which is lost and started again by itself. `image` holds
+    dreamjax; `queue`: of Kueue; `service_account`: which may write to the bucket. Raise UserError for devices that are
+    no nodes of a cluster.
     """
     pod = launch.pod
     if pod.chip.name not in LABELS:
@@ -193,7 +194,7 @@ def _jobs(launch: Launch, pod: JsonDict) -> JsonDict:
 
 def _pod(launch: Launch, image: str, service_account: str, spot: bool) -> JsonDict:
     pod, variables, index = launch.pod, dict(launch.environment), list[JsonDict]()
-    if launch.parts is None:  # a part of a sweep waits for no other process
+    if launch.parts is None:  # a part waits for no other process
         variables["DREAMJAX_COORDINATOR"] = "auto"
         if not pod.is_tpu:  # jobs of a JobSet know their own index, and the first pod by its name
             first = f"{launch.name}-nodes-0-0.{launch.name}:{COORDINATOR_PORT}"

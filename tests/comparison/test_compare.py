@@ -1,6 +1,8 @@
 """`dreamjax compare`: jobs done once, folds of people, refused mistakes, and what a published protocol scores."""
 
+import contextlib
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +93,20 @@ def test_a_job_in_use_is_left_to_its_process(shards: TrialShards, tmp_path: Path
     assert list(table.missing) == [busy.name]
     assert "another process" in table.missing[busy.name]
     assert all(run_folder.result_of(tmp_path / "work", job) for job in others)
+
+
+def test_a_process_too_many_waits_for_a_job_and_has_a_table(shards: TrialShards, tmp_path: Path) -> None:
+    request = request_of(shards, ("ridge",))
+    run_folder.claim(tmp_path / "work", request)
+    first, *others = (run_folder.folder_of(tmp_path / "work", job) for job in jobs.jobs(request))
+    with contextlib.ExitStack() as busy, contextlib.ExitStack() as soon_free:
+        for folder in (first, *others):
+            folder.mkdir(parents=True)
+            (soon_free if folder == first else busy).enter_context(locks.held(folder / "lock", "another"))
+        threading.Timer(0.5, soon_free.close).start()
+        table = dreamjax.compare(["ridge"], shards.path, shards.bank, tmp_path / "work")
+    assert set(table.missing) == {folder.name for folder in others}
+    assert table.systems.keys() == {"ridge"}
 
 
 def test_a_job_that_fails_is_named_and_the_others_go_on(shards: TrialShards, tmp_path: Path) -> None:

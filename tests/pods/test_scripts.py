@@ -87,6 +87,22 @@ def test_a_sweep_is_an_array_whose_jobs_know_their_part():
     assert '"--part=$SLURM_ARRAY_TASK_ID/8"' in line  # which the shell fills in
 
 
+COMPARE = ("compare", "--systems", "ridge,nice", "--data", "gs://b/d", "--target", "hog", "--workdir", "gs://b/c")
+
+
+def test_jobs_of_a_comparison_have_the_same_command():
+    """Each takes what no other has taken."""
+    script = scripts.slurm(launch("h100-1", arguments=COMPARE, parts=4))
+    shellcheck(script)
+    assert options_of(script)["array"] == "0-3"
+    line = next(line for line in script.splitlines() if "dreamjax launch host" in line)
+    words = shlex.split(line.removesuffix(" &"))
+    assert words[words.index("--") + 1 :] == [*COMPARE]
+    sets = list(yaml.safe_load_all(scripts.gke(launch("v5e-8", arguments=COMPARE, parts=2), image="i")))
+    assert [one["metadata"]["name"] for one in sets] == ["eeg-1-0", "eeg-1-1"]
+    assert "--part" not in yaml.safe_dump(sets)
+
+
 @pytest.mark.parametrize("pod", ["v5e-8", "h100-8"])
 def test_of_a_sweep_each_part_is_a_jobset(pod):
     """Of its own name, without a coordinator to wait for."""
@@ -248,7 +264,10 @@ def test_a_mistake_is_not_started_again():
     [
         (lambda: launch("v5e-16", name="My run"), "--name is 'My run'"),
         (lambda: launch("v5e-16", arguments=()), "give the command after --"),
-        (lambda: launch("v5e-16", arguments=("prepare", "x")), "'prepare', but it is one of train, generate and sweep"),
+        (
+            lambda: launch("v5e-16", arguments=("prepare", "x")),
+            "'prepare', but it is one of train, generate, sweep and compare",
+        ),
         (lambda: launch("v5e-16", environment={"A B": "1"}), "not a valid variable name"),
         (lambda: launch("v5e-16", environment={"DREAMJAX_PROCESS": "1"}), "is set by the launcher"),
         (lambda: launch("v5e-16", environment={"A": "1\nDREAMJAX_HOST\nx"}), "A has more than one line"),
@@ -269,13 +288,13 @@ def test_a_mistake_is_not_started_again():
             lambda: scripts.gke(launch("v5e-16", arguments=("train", "--workdir", "file:///x")), **IMAGE),
             "file:///x would",
         ),
-        (lambda: launch("v5e-16", arguments=SWEEP, parts=2), "has 4 hosts, but a part of a sweep is one process"),
-        (lambda: launch("v5e-8", arguments=SWEEP), "give --parts with -- sweep alone"),
-        (lambda: launch("v5e-8", parts=2), "give --parts with -- sweep alone"),
+        (lambda: launch("v5e-16", arguments=SWEEP, parts=2), "has 4 hosts, but a part is one process"),
+        (lambda: launch("v5e-8", arguments=SWEEP), "give --parts with -- sweep or -- compare alone"),
+        (lambda: launch("v5e-8", parts=2), "give --parts with -- sweep or -- compare alone"),
         (lambda: launch("v5e-8", arguments=(*SWEEP, "--part=0/2"), parts=2), "--part after -- sweep is for one"),
         (
             lambda: scripts.slurm(launch("cpu-1", arguments=SWEEP, parts=2), processes=2),
-            "a part of a sweep is one process",
+            "a part is one process",
         ),
         (lambda: scripts.slurm(launch("v5e-16")), "v5e-16 are TPUs"),
         (lambda: scripts.slurm(launch("h100-8"), processes=3), "give 1 or 8"),
@@ -324,9 +343,21 @@ LOCAL = ("train", "--config", "c.py", "--workdir=runs/x")
         ("slurm --topology cpu-0 -- train --config c.py --workdir w", "unknown pod"),
         ("slurm --topology cpu-2 --env A -- train --config c.py --workdir w", "--env A has no value"),
         ("slurm --topology cpu-2 -- fly", "there is no verb fly"),
-        ("slurm --topology cpu-2 -- prepare x --out y", "'prepare', but it is one of train, generate and sweep"),
-        ("local --processes 2 -- sweep --config c.py --workdir w", "here, dreamjax sweep --processes N runs it"),
-        ("slurm --topology cpu-1 --parts 2 -- train --config c.py --workdir w", "give --parts with -- sweep alone"),
+        (
+            "slurm --topology cpu-2 -- prepare x --out y",
+            "'prepare', but it is one of train, generate, sweep and compare",
+        ),
+        ("local --processes 2 -- sweep --config c.py --workdir w", "on one machine, dreamjax sweep --processes N runs"),
+        (f"slurm --topology h100-1 -- {' '.join(COMPARE)}", "needs --parts N for a comparison"),
+        (f"local --processes 2 -- {' '.join(COMPARE)}", "in several terminals, and they share its jobs"),
+        (
+            f"gke --topology v5e-8 --image i --parts 2 -- {' '.join(COMPARE).replace('gs://b/d', 'd')}",
+            "--data d would be on every host's own disk",
+        ),
+        (
+            "slurm --topology cpu-1 --parts 2 -- train --config c.py --workdir w",
+            "give --parts with -- sweep or -- compare alone",
+        ),
         ("slurm --topology cpu-1 -- sweep --config c.py --workdir w", "c.py: no such config file"),
         ("slurm --topology cpu-2 --dry-run", "give the command after --"),
         ("cloud -- train", "invalid choice: 'cloud'"),
