@@ -234,7 +234,13 @@ def test_the_probe_pretrains_for_real_and_continues(run, capsys, tmp_path):
     assert first["probe"]["scores"] == second["probe"]["scores"]
 
 
-def test_the_probe_pretrains_without_its_subjects(run, capsys, tmp_path, instant_training):
+@pytest.fixture
+def one_penalty(monkeypatch):
+    """A probe of which nothing is chosen: the choice has its own tests."""
+    monkeypatch.setattr(probe, "PENALTIES", (1.0,))
+
+
+def test_the_probe_pretrains_without_its_subjects(run, capsys, tmp_path, instant_training, one_penalty):
     result = evaluated(capsys, run, "--probe", "--probe-steps", "1", "--out", str(tmp_path))
     probed = [set(group) for group in result["fold_runs"].values()]
     assert sorted(len(group) for group in probed) == [3, 3, 3]
@@ -256,7 +262,9 @@ def test_the_probe_pretrains_without_its_subjects(run, capsys, tmp_path, instant
         assert len(entry["r2_by_subject"]["conditional mean"]) == 9
 
 
-def test_a_subject_without_both_minutes_is_named_and_the_others_are_scored(capsys, tmp_path, instant_training):
+def test_a_subject_without_both_minutes_is_named_and_the_others_are_scored(
+    capsys, tmp_path, instant_training, one_penalty
+):
     """One of ten has a single window of rest, which is no first and last minute."""
     made = [make_windows(s, windows=2 if s == 3 else 8, labels=LABELS, **SECOND) for s in range(10)]
     folder = tmp_path / "shards"
@@ -293,13 +301,12 @@ def with_copy(tmp_path_factory) -> str:
 
 
 def test_copies_of_a_recording_are_on_one_side_of_every_fold(
-    with_copy, capsys, tmp_path, instant_training, monkeypatch
+    with_copy, capsys, tmp_path, instant_training, one_penalty, monkeypatch
 ):
     kinds = ("pretrained encoder", "untrained encoder", "band power")
     monkeypatch.setattr(
         probing, "features_of", lambda fold, data, place: dict.fromkeys(kinds, data.signal.std(axis=2)[:, :2])
     )
-    monkeypatch.setattr(probe, "PENALTIES", (1.0,))
     run = save_run(tiny(with_copy), str(tmp_path / "run"))
     words = ("--probe", "--folds", "2", "--probe-steps", "1", "--out", str(tmp_path / "out"))
     result = evaluated(capsys, run, *words)

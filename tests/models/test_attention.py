@@ -119,8 +119,11 @@ def test_padding_to_even_lengths_changes_nothing(queries, keys, masked, causal):
     dy = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
 
     def both(function):
-        y, pull = jax.vjp(function, q, k, v)
-        return y, *pull(dy)
+        def forward_and_back(*qkv):
+            y, pull = jax.vjp(function, *qkv)
+            return y, *pull(dy)
+
+        return jax.jit(forward_and_back)(q, k, v)
 
     mask = None if ok is None else ok[:, None, None]
     padded = both(lambda q, k, v: attention.of_even_length(q, k, v, ok, causal=causal, kind="xla"))

@@ -94,7 +94,7 @@ def test_training_lowers_the_loss_and_both_sides_have_one_width(name: str, shard
         losses.append(float(metrics["loss"][0]) / 16)
     assert np.isfinite(losses).all()
     assert min(losses[-3:]) < losses[0]
-    query = task.query(state.params, batch)
+    query = jax.jit(task.query)(state.params, batch)
     bank = task.bank(state.params, "test")
     assert query.shape == (16, bank.vectors.shape[1])
     assert len(bank.names) == 8
