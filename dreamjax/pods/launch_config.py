@@ -23,7 +23,7 @@ PLACES = (
 )
 VERBS = ("train", "generate")  # which run as several processes
 IN_PARTS = ("sweep", "compare")  # which run as several independent jobs
-TOLD = "sweep"  # whose jobs are told which part is theirs; those of a comparison take what no other has taken
+NUMBERED = "sweep"  # whose jobs are given their part's number; those of a comparison take what no other has taken
 
 
 def place(name: str, slices: int = 1) -> Pod:
@@ -86,7 +86,7 @@ class Launch:
     @property
     def command(self) -> str:
         """Return the command that every host runs, quoted for a shell."""
-        part = [] if self.part is None or self.arguments[0] != TOLD else [f"--part={self.part}/{self.parts}"]
+        part = [] if self.part is None or self.arguments[0] != NUMBERED else [f"--part={self.part}/{self.parts}"]
         return shlex.join(["dreamjax", "launch", "host", f"--grace={self.grace_s}", "--", *self.arguments, *part])
 
     @property

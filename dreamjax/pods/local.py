@@ -44,7 +44,7 @@ def here(
 
 
 def host(arguments: Sequence[str], grace_s: float = watcher.GRACE_S) -> int:
-    """Run `dreamjax ARGUMENTS` as this host's process of a run that the environment describes, or as a job by itself."""
+    """Run `dreamjax ARGUMENTS` as this host's process of the run in its environment, or as a job by itself."""
     check_command(arguments, in_parts=True)
     return watcher.run_one(_command(arguments), grace_s, joins=arguments[0] not in IN_PARTS).code
 

@@ -7,7 +7,7 @@ import yaml
 
 from dreamjax.errors import UserError
 from dreamjax.pods import topologies
-from dreamjax.pods.launch_config import TOLD, Launch, refuse_lines
+from dreamjax.pods.launch_config import NUMBERED, Launch, refuse_lines
 from dreamjax.reports import pages
 from dreamjax.typing import JsonDict
 
@@ -78,8 +78,8 @@ def slurm(
             raise UserError(f"--{name} is {value!r}, but it has no spaces")
     if launch.parts and processes != 1:
         raise UserError(f"--processes is {processes}, but a part is one process; leave it out")
-    told = launch.parts and launch.arguments[0] == TOLD
-    part = f' "--part=$SLURM_ARRAY_TASK_ID/{launch.parts}"' if told else ""
+    numbered = launch.parts and launch.arguments[0] == NUMBERED
+    part = f' "--part=$SLURM_ARRAY_TASK_ID/{launch.parts}"' if numbered else ""
     return pages.render(
         "pods/templates/slurm.sh.j2",
         options=[f"--{name}={value}" for name, value in options.items() if value not in (None, "")],
