@@ -1,6 +1,6 @@
 """Small datasets of trials with known images, for tests of retrieval: signals are linear in the images' vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,12 @@ def write(
     sfreq: float = 100.0,
     modality: str = "eeg",
     placed: bool = True,
+    settings: Mapping[str, object] | None = None,
     seed: int = 0,
 ) -> TrialShards:
     """Write `concepts` concepts with `images` images each to train on, and one image of `tested` others to test.
 
-    Samples before the onset hold noise alone.
+    Samples before the onset hold noise alone. `settings`: more of those that the dataset states.
     """
     rng = np.random.default_rng(seed)
     trained = [f"{c:05d}_concept/image_{i}.jpg" for c in range(concepts) for i in range(images)]
@@ -89,7 +90,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     splits = {"train": windows(trained, repeats), "test": windows(test, test_repeats)}
     shards = {split: records.write_split(folder, "simulated", split, each) for split, each in splits.items()}
-    records.finish(folder, "simulated", shards, {"settings": {"tmin": tmin, "sfreq": sfreq}})
+    records.finish(folder, "simulated", shards, {"settings": {"tmin": tmin, "sfreq": sfreq} | dict(settings or {})})
     np.savez(folder / "bank.npz", vectors=np.stack(list(vectors.values())).astype(np.float32), names=list(vectors))
     return TrialShards(str(folder), vectors)
 

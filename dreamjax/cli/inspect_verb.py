@@ -39,6 +39,9 @@ def render(result: "Inspection") -> str:
     note = f"{run['steps']:,} steps of {run['batch_size']:,} = {run.get('examples', 0):,} examples"
     if each := run.get("gflop_per_example"):
         sections.append(Section(table=Table(["operations", "GFLOP per example"], [["train", f"{each:,.4g}"]])))
+    if not run["steps"]:
+        note = f"epochs of batches of {run['batch_size']:,}: their steps depend on the data, which are not here"
+    elif each:
         note += f", {run['exaflop']:g} EFLOP"
     if shapes and flops:
         operations = [[name, f"{flop:,.3f}"] for name, flop in flops.items()]

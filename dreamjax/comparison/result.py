@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from dreamjax.comparison import protocols, run_folder, scoring
+from dreamjax.comparison import data_settings, protocols, run_folder, scoring
 from dreamjax.comparison.jobs import Job, Request
 from dreamjax.comparison.protocols import PEOPLE_IN_WORDS
 from dreamjax.metrics import bootstrap, crossed, paired, permutation, retrieval
@@ -100,8 +100,8 @@ class Comparison:
         return values if self.files else {k: v for k, v in values.items() if k != "files"}
 
     def sections(self) -> list[Section]:
-        """Return the table, the people and the differences."""
-        return [_scores(self), *_per_person(self), *_differences(self)]
+        """Return the table, smaller galleries, the people and the differences."""
+        return [_scores(self), *_smaller_galleries(self), *_per_person(self), *_differences(self)]
 
     def text(self) -> str:
         return Page(self.title, self.sections(), self.notes).text(self.files)
@@ -168,6 +168,7 @@ def collect(
             request.protocol.summary,
             f"{PEOPLE_IN_WORDS[request.people]}; {trials} tested responses of {persons} "
             f"{'person' if persons == 1 else 'people'}; chance is {100 / max(gallery, 1):.2g} % (top-1)",
+            data_settings.in_words(jobs[0]),
             "95 % intervals over people and images, of the mean over seeds; p by permuting whole images",
         ],
         headline=headline,
@@ -298,6 +299,21 @@ def _percent(value: Mapping[str, Any] | None) -> str:
         return tables.NOTHING
     estimate, low, high = ("" if x is None else f"{100 * x:.1f}" for x in numbers)
     return f"{estimate} [{low}, {high}]" if low else estimate
+
+
+def _smaller_galleries(result: Comparison) -> list[Section]:
+    """Return the accuracy among N images, of the checkpoint that counts, for every N below the size of the gallery."""
+    counted = {name: one["checkpoints"][one["counted"]] for name, one in result.systems.items()}
+    ways = [n for n in WAYS if n < result.gallery]
+    if len(ways) < 2:
+        return []
+    rows = [[name, *(_percent(values.get(f"{n}_way")) for n in ways)] for name, values in counted.items()]
+    rows.append([CHANCE, *(f"{100 / n:.2g}" for n in ways)])
+    return [
+        Section(
+            "Top-1 among N images (%), exact over all choices of the others", Table(["system", *map(str, ways)], rows)
+        )
+    ]
 
 
 def _per_person(result: Comparison) -> list[Section]:

@@ -25,7 +25,7 @@ class Inspection:
 
     system: str
     gflop_per_window: Mapping[str, float] | None
-    run: Mapping[str, float]  # steps, batch_size, windows or examples; where FLOP are known, exaflop
+    run: Mapping[str, float]  # steps (0: as the data say), batch_size, windows or examples; exaflop where known
     memory_gib_per_device: Mapping[str, float]
     parameters: Mapping[str, Any]  # `parts`: name → how many; totals
     shapes: Mapping[str, Any] | None = None
@@ -48,8 +48,8 @@ def inspect(config: Any, *, devices: int | None = None) -> Inspection:
     count = devices if devices is not None else math.prod(size for size in requested if size != -1)
     mesh = AbstractMesh(meshes.sizes(train.mesh, count), meshes.AXES)
     sharding.check_batch(train.batch_size, mesh, train.microbatches or 1)
-    run: dict[str, float] = {"steps": train.steps, "batch_size": train.batch_size}
-    examples, plans = train.steps * train.batch_size, offered(task, Plans)
+    run: dict[str, float] = {"steps": task.length, "batch_size": train.batch_size}
+    examples, plans = task.length * train.batch_size, offered(task, Plans)
     memory = _memory(config, state, mesh, plans)
     if plans is None:
         parts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in state.params.items()}
@@ -57,7 +57,9 @@ def inspect(config: Any, *, devices: int | None = None) -> Inspection:
         parameters = {"parts": parts, "trained": sum(parts.values()), "frozen": frozen}
         run["examples"] = examples
         if flop := task.flops():
-            run |= {"gflop_per_example": float(f"{flop / 1e9:.4g}"), "exaflop": float(f"{flop * examples / 1e18:.4g}")}
+            run["gflop_per_example"] = float(f"{flop / 1e9:.4g}")
+            if examples:
+                run["exaflop"] = float(f"{flop * examples / 1e18:.4g}")
         return Inspection(config.system, None, run, memory, parameters)
     run |= {"windows": examples, "exaflop": float(f"{(task.flops() or 0) * examples / 1e18:.4g}")}
     return Inspection(config.system, plans.gflop(), run, memory, **plans.summary(state.params))

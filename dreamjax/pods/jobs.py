@@ -69,7 +69,7 @@ class TrainingStep(ConfigJob):
     @property
     def runs(self) -> int:
         """Return how often the program runs; 0 where that is open."""
-        return self.config.train.steps
+        return self.task.length
 
     @functools.cached_property
     def flop(self) -> float | None:

@@ -44,6 +44,11 @@ class System(Task, Protocol):
     capabilities: ClassVar[tuple[type, ...]] = ()  # the protocols of this module that it implements
     config: Any
 
+    @property
+    def length(self) -> int:
+        """Return the number of steps of training; 0 where that depends on data that are not here."""
+        return self.config.train.steps
+
 
 @dataclass(frozen=True)
 class Run:

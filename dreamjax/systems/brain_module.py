@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from dreamjax.errors import UserError
 from dreamjax.objectives.contrastive import ContrastiveConfig
 from dreamjax.objectives.regression_loss import combined, mse
 from dreamjax.systems.base import Loss
@@ -119,6 +120,11 @@ class BrainModule(RetrievalSystem):
         sizes = super().sizes
         if self.config.share == 1 or sizes.latent:
             return sizes
+        if not self.here:
+            raise UserError(
+                f"share is {self.config.share}, and without the data the width of what the second head predicts is not "
+                "known; set sizes.latent"
+            )
         return replace(sizes, latent=self.vectors[LATENT].shape[-1])
 
     def banks(self) -> dict[str, tuple[BankConfig, ...]]:

@@ -282,6 +282,10 @@ class RetrievalSystem(GradientSystem, RetrievalData):
         steps: int = self.config.train.steps
         return self.data("train").steps(steps) if self.config.epochs and self.here else steps
 
+    @property
+    def length(self) -> int:
+        return 0 if self.config.epochs and not self.here else self.steps
+
     def data(self, split: str) -> BatchSpec:
         spec = self.spec_of(split, self.config.train.batch_size, endless=split == "train")  # type: ignore[arg-type]
         return replace(spec, passes=self.config.epochs or None) if split == "train" else spec

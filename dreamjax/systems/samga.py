@@ -14,6 +14,7 @@ and chosen by the test set; an independent run of person 8 fell from 94.8 to 46.
 held-out concepts.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -25,6 +26,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dreamjax.errors import UserError
 from dreamjax.models.layers import Keys, gelu
 from dreamjax.models.projections import LayerRouter
 from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive, unit
@@ -116,6 +118,16 @@ class Samga(RetrievalSystem):
         if len(self.layers) == 1:
             return super().banks()
         return {VECTOR: tuple(changed(self.config.target, layer=layer) for layer in self.layers)}
+
+    @functools.cached_property
+    def vectors(self) -> Mapping[str, Float[np.ndarray, "images *D"]]:
+        try:
+            return super().vectors
+        except UserError as problem:
+            if len(self.layers) > 1 and "does not exist" in str(problem):
+                layers = ", ".join(map(str, self.layers))
+                raise UserError(f"{problem}; model.layers is {layers}: choose layers of this model") from problem
+            raise
 
     def _image_module(self, key: Array) -> ImageSide:
         sizes, model = self.sizes, self.config.model

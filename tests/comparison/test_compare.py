@@ -10,7 +10,7 @@ import pytest
 
 import dreamjax
 from dreamjax.cli.main import main
-from dreamjax.comparison import jobs, protocols, run_folder
+from dreamjax.comparison import data_settings, jobs, protocols, run_folder
 from dreamjax.comparison.jobs import Request
 from dreamjax.errors import UserError
 from dreamjax.storage import locks
@@ -54,6 +54,27 @@ def test_scores_every_person_with_every_system(compared: Path) -> None:
     top = {name: one["top1"]["estimate"] for name, one in ridge.items()}
     assert top["last"] > max(0.5, top["shuffled"] + 0.3)
     assert (compared / "comparison.html").exists()
+
+
+def test_states_what_decides_the_data(compared: Path, tmp_path: Path) -> None:
+    notes = json.loads((compared / "comparison.json").read_text())["notes"]
+    stated = "EEG of 6 channels at 100 Hz from -0.1 to 0.3 s after the image's onset, scaled by median and quartiles"
+    assert f"{stated}, tested repetitions averaged; image vectors: bank.npz" in notes
+    shards = trial_shards.write(tmp_path / "data", modality="meg", settings={"onset": "events", "mvnn": "off"})
+    (job, *_) = jobs.jobs(request_of(shards, ("ridge",), protocol="single_trial"))
+    words = data_settings.in_words(job)
+    assert words.startswith("MEG of 6 channels")
+    assert "onsets from events.tsv, MVNN off" in words
+    assert "single trials tested" in words
+
+
+def test_smaller_galleries_have_a_table_of_their_own(shards: TrialShards, tmp_path: Path) -> None:
+    many = trial_shards.write(tmp_path / "data", tested=14, strength=2.0)
+    table = dreamjax.compare(["ridge"], many.path, many.bank, tmp_path / "work")
+    (section,) = [one for one in table.sections() if one.title.startswith("Top-1 among N images")]
+    assert section.table is not None
+    assert section.table.header == ["system", "2", "10"]
+    assert section.table.rows[-1] == ["chance", "50", "10"]
 
 
 def test_finished_jobs_are_not_done_again(shards: TrialShards, compared: Path) -> None:

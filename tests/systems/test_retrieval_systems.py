@@ -25,6 +25,8 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Retrieves, Vectorises, capabilities
+from dreamjax.systems.retrieval_base import SizesConfig
+from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig
 from dreamjax.training import checkpoints, program
 from dreamjax.weights.networks import Network
@@ -82,6 +84,37 @@ def test_counts_the_operations_of_a_step_from_the_sizes_alone(capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["run"]["gflop_per_example"] == pytest.approx(by_hand / 1e9, rel=1e-3)
     assert main(["inspect", "--config", path]) == 2
     assert "sizes.channels" in capsys.readouterr().err
+
+
+def test_steps_of_epochs_are_those_of_the_data(shards: TrialShards, capsys: pytest.CaptureFixture[str]) -> None:
+    path, sizes = "configs/retrieval/nice_things_eeg2.py", {"channels": 6, "samples": 100, "people": 1, "features": 8}
+    given = [f"--config.sizes.{name}={size}" for name, size in sizes.items()]
+    assert main(["inspect", "--config", path, *given]) == 0
+    assert "their steps depend on the data" in capsys.readouterr().out
+    data = [f"--config.data.path={shards.path}", f"--config.target.path={shards.bank}", "--config.train.batch_size=8"]
+    assert main(["inspect", "--config", path, *data, "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["run"]
+    assert run["steps"] == 200 * 9  # 66 averaged trials: 33 images of two people, as one of 12 concepts is held out
+
+
+def test_a_second_head_without_data_needs_its_width(shards: TrialShards) -> None:
+    config = task_of("brain_module", shards).config
+    sizes = SizesConfig(channels=6, samples=100, people=2, features=8)
+    away = replace(config, data=replace(config.data, path=()), sizes=sizes, share=0.5, latent=config.target)
+    with pytest.raises(UserError, match=r"set sizes\.latent"):
+        registry.build(away).sizes  # noqa: B018 - computed when read
+
+
+def test_layers_that_a_model_does_not_have_are_named(shards: TrialShards, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = task_of("samga", shards).config
+    network = replace(config, target=BankConfig(path="facebook/dinov2-base", images="images"))
+
+    def small(configs: tuple[BankConfig, ...], images: tuple[str, ...]) -> np.ndarray:
+        raise UserError(f"hidden state {configs[0].layer} does not exist; this model has 0 to 12")
+
+    monkeypatch.setattr("dreamjax.systems.retrieval_base.vectors_of", small)
+    with pytest.raises(UserError, match=r"has 0 to 12; model\.layers is 20, 24, 28, 32, 36: choose layers"):
+        registry.build(network).vectors  # noqa: B018 - computed when read
 
 
 @pytest.mark.parametrize("name", TRAINED)
