@@ -93,7 +93,7 @@ class Ours:
         self.compiled = epoch.lower(*self._arguments()).compile(dict(options or {}))
 
     def _arguments(self) -> tuple[Any, ...]:
-        return self.state, self.sets, self.seeds, np.int32(self.number), self.arrays, self.vectors
+        return self.state, self.sets, self.seeds, np.int32(self.number), self.arrays, self.vectors, {}
 
     def run(self, epochs: int) -> None:
         import jax

@@ -133,7 +133,8 @@ def compare(
     settings: Sequence[tuple[str, str]] = (),
     distractors: str = "",
     transductive: bool = False,
-    over_time: bool = False,
+    over_time: Sequence[str] = (),
+    windows: str = "both",
 ) -> "Comparison":
     """Train and score retrieval systems on the same trials, under one protocol, in one table.
 
@@ -154,7 +155,9 @@ def compare(
         settings: (key, value) of single settings, such as ("data.tmin", "0") or ("nice.optim.learning_rate", "1e-3").
         distractors: also score in a gallery with the images of this split of the dataset, or of this folder.
         transductive: also score by CSLS and by whitening, which know all test trials of a person.
-        over_time: also the accuracy of ridge regression in sliding and in growing windows of the response.
+        over_time: systems whose accuracy in sliding and in growing windows of the response is computed too: ridge, and
+            those of `systems` whose network takes windows of 100 ms.
+        windows: of `over_time`: both, sliding or growing.
 
     Returns:
         The table, with intervals, controls and paired differences.
@@ -186,7 +189,7 @@ def compare(
         tuple((key, value) for key, value in settings),
         Scoring(transductive, distractors),
     )
-    return comparison.compare(request, workdir, over_time)
+    return comparison.compare(request, workdir, comparison.Timed(tuple(over_time), windows))  # type: ignore[arg-type]
 
 
 def generate(

@@ -54,9 +54,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--over-time",
-        action="store_true",
-        help="also the accuracy of ridge regression in windows of 100 ms every 25 ms, and in growing ones "
-        "(default: no)",
+        nargs="?",
+        const="ridge",
+        default="",
+        metavar="NAME,…",
+        help="also the accuracy in windows of 100 ms every 25 ms and in growing ones, a model for each: of ridge and "
+        "of systems of --systems (without names: ridge; default: no)",
+    )
+    add(
+        "--windows",
+        choices=("both", "sliding", "growing"),
+        default="both",
+        help="which windows; growing ones of a network cost as much as a run each (default: both)",
     )
 
     add = parser.add_argument_group("the trials and the images that were seen").add_argument
@@ -97,10 +106,12 @@ def run(args: argparse.Namespace) -> "Comparison":
         "path",
         "stimuli",
     )
-    names += ("distractors", "transductive", "over_time")
+    names += ("distractors", "transductive", "windows")
     options = {name: getattr(args, name) for name in names}
-    systems = [name.strip() for name in args.systems.split(",") if name.strip()]
-    return api.compare(systems, args.data, args.target, args.workdir, settings=settings, **options)
+    systems, timed = (
+        [name.strip() for name in text.split(",") if name.strip()] for text in (args.systems, args.over_time)
+    )
+    return api.compare(systems, args.data, args.target, args.workdir, settings=settings, over_time=timed, **options)
 
 
 def render(result: "Comparison") -> str:

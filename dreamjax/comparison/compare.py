@@ -1,11 +1,14 @@
 """Compare retrieval systems: do every job that is not done yet, then make the table."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 from etils import epath
 
-from dreamjax.comparison import controls, fitting, over_time, page, result, run_folder
+from dreamjax.comparison import controls, fitting, over_time, page, result, run_folder, window_models
+from dreamjax.comparison.fitting import Fitted
 from dreamjax.comparison.jobs import Job, Request, of_ridge
 from dreamjax.comparison.jobs import jobs as jobs_of
 from dreamjax.comparison.result import Comparison
@@ -14,9 +17,22 @@ from dreamjax.errors import TryAgain, UserError
 from dreamjax.storage import locks, manifest
 from dreamjax.training import compile_cache, preemption
 
-WAYS = {result.CONTROLS: controls.fit, result.OVER_TIME: over_time.fit}  # jobs that are not those of a system
 IN_USE = "another process works on it; the same command adds it later"  # why a job is missing
 FAILURES = (UserError, MemoryError, jax.errors.JaxRuntimeError, FloatingPointError)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Whose accuracy over time is computed, and in which windows."""
+
+    systems: tuple[str, ...] = ()
+    windows: Literal["both", "sliding", "growing"] = "both"
+
+    def __post_init__(self) -> None:
+        if self.windows != "both" and not self.systems:
+            raise UserError(
+                f"--windows {self.windows} has no effect without --over-time; add it, or leave out --windows"
+            )
 
 
 def prepare(path: str, corpus: str, stimuli: str, workdir: epath.PathLike) -> str:
@@ -47,19 +63,18 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def compare(request: Request, workdir: epath.PathLike, timed: bool = False) -> Comparison:
+def compare(request: Request, workdir: epath.PathLike, timed: Timed = Timed()) -> Comparison:
     """Do the jobs of a comparison and write its table; jobs that are done already are not done again.
 
     Several processes may work on one folder: each takes jobs that no other has. A job that fails is named in the table,
-    and the others go on. `timed`: also accuracy over time.
+    and the others go on. `timed`: whose accuracy over time is computed too.
 
-    Raise UserError where nothing could be done, TryAgain on SIGTERM and Control-C.
+    Raise UserError where nothing could be done or a system cannot read windows, TryAgain on SIGTERM and Control-C.
     """
     jobs = jobs_of(request)
+    further = [*of_ridge(result.CONTROLS, request), *_over_time(timed, request, jobs)]
     run_folder.claim(workdir, request)
     compile_cache.use("auto")
-    further = of_ridge(result.CONTROLS, request)
-    further += of_ridge(result.OVER_TIME, request) if timed else []
     missing: dict[str, str] = {}
     with preemption.Watch() as watch:
         for job in jobs:
@@ -76,6 +91,17 @@ def compare(request: Request, workdir: epath.PathLike, timed: bool = False) -> C
     done = {job.name for job in (*jobs, *further) if run_folder.result_of(workdir, job) is not None}
     missing = {name: why for name, why in missing.items() if name not in done}  # by another process, meanwhile
     return write(workdir, request, jobs, missing, further)
+
+
+def _over_time(timed: Timed, request: Request, jobs: Sequence[Job]) -> list[Job]:
+    further = []
+    for kind in over_time.SPANS if timed.windows == "both" else (timed.windows,):
+        for system in dict.fromkeys(timed.systems):
+            if system == "ridge":
+                further += of_ridge(result.timed_name(system, kind), request)
+            else:
+                further += window_models.jobs_of(system, kind, jobs)
+    return further
 
 
 def _try(
@@ -107,7 +133,14 @@ def _do(job: Job, workdir: epath.PathLike, stop: Callable[[], bool] | None) -> N
     folder.mkdir(parents=True, exist_ok=True)
     with locks.held(folder / "lock", job.name, stop):
         if run_folder.result_of(workdir, job) is None:
-            run_folder.write(workdir, job, WAYS.get(job.system, fitting.fit)(job))
+            run_folder.write(workdir, job, _way(job)(job))
+
+
+def _way(job: Job) -> Callable[[Job], Fitted]:
+    if job.system == result.CONTROLS:
+        return controls.fit
+    system, _ = result.timed(job)
+    return (over_time.fit if system == "ridge" else window_models.fit) if system else fitting.fit
 
 
 def write(

@@ -1,7 +1,6 @@
 """Fit a job's runs in memory and score them: ranks of the image that was seen, for each seed and checkpoint."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,13 @@ from jaxtyping import Array, Float, Int
 
 from dreamjax.comparison import scoring
 from dreamjax.comparison.jobs import Job
+from dreamjax.comparison.scoring import Cut
 from dreamjax.errors import UserError
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.systems import registry
 from dreamjax.systems.base import Vectorises, capabilities
-from dreamjax.systems.retrieval_base import VECTOR, gathered
+from dreamjax.systems.retrieval_base import VECTOR, RetrievalSystem, gathered
+from dreamjax.targets.responses import Split
 from dreamjax.training import in_memory, program
 from dreamjax.training.task import PyTree
 
@@ -85,11 +86,30 @@ def _counts(params: PyTree) -> dict[str, int]:
 def _by_gradients(
     job: Job, tasks: Sequence[Any]
 ) -> tuple[dict[str, list[PyTree]], dict[str, list[int]], dict[str, np.ndarray]]:
-    task, config = tasks[0], job.configs[0]
+    runs = trained(job, tasks)
+    params: dict[str, list[PyTree]] = {}
+    epochs: dict[str, list[int]] = {}
+    for name in job.checkpoints:
+        if name == "last" or name in runs.best:
+            by: str | None = None if name == "last" else name
+            params[name] = [runs.params(i, by) for i in range(len(tasks))]
+            last = [len(runs.losses)] * len(tasks)
+            epochs[name] = last if by is None else runs.best_epoch[by].tolist()
+    return params, epochs, {"loss": runs.losses} | dict(runs.scores)
+
+
+def trained(
+    job: Job, tasks: Sequence[RetrievalSystem], cut: Cut = dict, per_run: in_memory.Arrays | None = None, name: str = ""
+) -> in_memory.TrainedRuns:
+    """Train a run for each task, on what `cut` leaves of each batch; `per_run`: what it reads of each run.
+
+    Raise UserError for runs that are not finite, and for a config without epochs.
+    """
+    task, config = tasks[0], tasks[0].config
     if not config.epochs:
         raise UserError(f"{job.system}: epochs is 0, but a comparison counts passes; give --epochs")
     train = task.examples("train")
-    splits: dict[str, str] = {}
+    splits: dict[str, Split] = {}
     if "held_out" in job.checkpoints:
         splits["held_out"] = "val"
     if "test" in job.checkpoints:
@@ -103,8 +123,10 @@ def _by_gradients(
         judges[judge] = {name: x[None] for name, x in arrays.items()}
     count = len(train.trials)
     steps = config.epochs * in_memory.steps_of(count, config.train.batch_size)
-    long = [dataclasses.replace(one, train=dataclasses.replace(one.train, steps=steps)) for one in job.configs]
-    timed = [registry.build(one) for one in long]
+    timed = [
+        registry.build(dataclasses.replace(c, train=dataclasses.replace(c.train, steps=steps)))
+        for c in (one.config for one in tasks)
+    ]
     runs = in_memory.train(
         timed,
         {name: x[None] for name, x in train.rows.items()},
@@ -112,21 +134,15 @@ def _by_gradients(
         sets=[0] * len(timed),
         epochs=config.epochs,
         batch_size=config.train.batch_size,
-        gather=gathered,
-        score=functools.partial(mean_reciprocal_rank, task),
+        gather=lambda rows, vectors: gathered(cut(rows), vectors),
+        score=lambda params, held_out: mean_reciprocal_rank(task, params, cut(held_out)),
         judges=judges,
-        name=job.name,
+        per_run=per_run,
+        name=name or job.name,
     )
     if (last := runs.losses[-1])[~np.isfinite(last)].size:
         raise UserError(f"{job.name}: the loss is not finite; lower the learning rate")
-    params: dict[str, list[PyTree]] = {}
-    epochs: dict[str, list[int]] = {}
-    for name in job.checkpoints:
-        if name == "last" or name in judges:
-            by: str | None = None if name == "last" else name
-            params[name] = [runs.params(i, by) for i in range(len(timed))]
-            epochs[name] = [config.epochs if by is None else int(runs.best_epoch[by][i]) for i in range(len(timed))]
-    return params, epochs, {"loss": runs.losses} | dict(runs.scores)
+    return runs
 
 
 def _in_closed_form(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from dreamjax.comparison.controls import plain_ridge
 from dreamjax.comparison.fitting import Fitted
 from dreamjax.comparison.jobs import Job
+from dreamjax.comparison.result import timed
 from dreamjax.errors import UserError
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.systems import registry
@@ -28,7 +29,7 @@ SPANS = {"sliding": 4, "growing": 10}  # of a window, over which the signal is a
 
 
 def fit(job: Job) -> Fitted:
-    """Return the ranks of every window; `curves`: where each begins and ends, s after the onset."""
+    """Return the ranks of every window of a kind; `curves`: where each begins and ends, s after the onset."""
     began = time.monotonic()
     config = job.configs[0]
     task: Any = registry.build(config)
@@ -37,15 +38,14 @@ def fit(job: Job) -> Fitted:
     ends = window_ends(length / test.sfreq)
     target, vectors = np.searchsorted(test.gallery, test.image), task.vectors[VECTOR]
     data = [jnp.asarray(x) for x in (train.signal, vectors[train.image], test.signal, vectors[test.gallery], target)]
-    windows = {"sliding": np.stack([ends - WINDOW, ends], 1), "growing": np.stack([np.zeros(len(ends)), ends], 1)}
-    ranks, curves = {}, {}
-    for kind, spans in SPANS.items():
-        weights = np.stack([means(low, high, spans, length) for low, high in windows[kind] * test.sfreq])
-        above, equal = (np.asarray(x) for x in _ranked(plain_ridge(config), jnp.asarray(weights, jnp.float32), *data))
-        ranks[kind] = [Ranks(*pair) for pair in zip(above, equal, strict=True)]
-        curves[kind] = windows[kind] + first
+    _, kind = timed(job)
+    windows = np.stack([ends - WINDOW if kind == "sliding" else np.zeros(len(ends)), ends], 1)
+    weights = np.stack([means(low, high, SPANS[kind], length) for low, high in windows * test.sfreq])
+    above, equal = (np.asarray(x) for x in _ranked(plain_ridge(config), jnp.asarray(weights, jnp.float32), *data))
+    ranks = [Ranks(*pair) for pair in zip(above, equal, strict=True)]
     return Fitted(
-        ranks=ranks, params={}, epochs={}, curves=curves, image=test.image, person=test.subject, repeats=test.repeats,
+        ranks={kind: ranks}, params={}, epochs={}, curves={kind: windows + first},
+        image=test.image, person=test.subject, repeats=test.repeats,
         gallery=len(test.gallery), galleries={}, further={}, closed_form=True, parameters={},
         seconds=time.monotonic() - began,
     )  # fmt: skip

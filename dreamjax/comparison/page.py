@@ -14,12 +14,16 @@ from dreamjax.reports import figures, nearest, palette
 from dreamjax.reports.nearest import NearestImages
 from dreamjax.reports.pages import Page, Section
 from dreamjax.targets import banks, responses
+from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-KINDS = {"sliding": (palette.BLUE, "100 ms, at its middle"), "growing": (palette.ORANGE, "from the first sample on")}
+KINDS = {
+    "sliding": "windows of 100 ms, each at its middle",
+    "growing": "windows from the first sample on, each at its end",
+}
 
 
 def page(result: Comparison, workdir: epath.PathLike, request: Request, jobs: Sequence[Job]) -> Page:
@@ -32,7 +36,7 @@ def page(result: Comparison, workdir: epath.PathLike, request: Request, jobs: Se
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
-OVER_TIME_NOTE = "a ridge regression for each window, with 95 % intervals over people and images"
+OVER_TIME_NOTE = "a model for each window, with 95 % intervals over people and images; dashed: chance"
 
 
 def _dots(result: Comparison) -> str:
@@ -71,24 +75,31 @@ def _interval(axis: "Axes", value: Mapping[str, Any], y: float, colour: str) -> 
 
 
 def over_time(result: Comparison) -> "Figure":
-    """Draw the accuracy of sliding windows at their middle, and of growing ones at their end."""
-    figure, axis = figures.single(8, 3.4)
-    for kind, (colour, words) in KINDS.items():
-        windows = result.over_time[kind]
-        at = [(one["from"] + one["to"]) / 2 if kind == "sliding" else one["to"] for one in windows]
-        rows = [[one["score"][name] for name in ("estimate", "low", "high")] for one in windows]
-        middle, low, high = 100 * np.array(rows, float).T
-        axis.plot(at, middle, color=colour, lw=1.6, label=f"{kind} windows: {words}")
-        axis.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
-    axis.axhline(
-        100 * retrieval.chance(result.headline, max(result.gallery, 1)), color=palette.GRID, lw=1, ls=(0, (4, 2))
-    )
-    axis.axvline(0, color=palette.GRID, lw=0.8)
-    axis.set_xlabel("time after the image's onset (s)")
-    axis.set_ylabel(f"top-{result.headline} accuracy (%)")
-    axis.set_ylim(bottom=0)
-    figures.legend(axis, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    """Draw the accuracy of sliding windows at their middle and of growing ones at their end, a line for each system."""
+    kinds = [kind for kind in KINDS if any(kind in windows for windows in result.over_time.values())]
+    figure, axes = figures.grid(8, 0.6 + 2.4 * len(kinds), len(kinds), 1, sharex=True, sharey=True)
+    chance = 100 * retrieval.chance(result.headline, max(result.gallery, 1))
+    colours = dict(zip(result.over_time, palette.areas(len(result.over_time)), strict=True))
+    for axis, kind in zip(axes[:, 0], kinds, strict=True):
+        for system, windows in result.over_time.items():
+            if kind in windows:
+                _line(axis, windows[kind], kind == "sliding", system, colours[system])
+        axis.axhline(chance, color=palette.GRID, lw=1, ls=(0, (4, 2)))
+        axis.axvline(0, color=palette.GRID, lw=0.8)
+        axis.set_title(KINDS[kind], fontsize=9, loc="left")
+        axis.set_ylabel(f"top-{result.headline} accuracy (%)")
+        figures.legend(axis, loc="upper left")
+    axes[0, 0].set_ylim(bottom=0)
+    axes[-1, 0].set_xlabel("time after the image's onset (s)")
     return figure
+
+
+def _line(axis: "Axes", windows: Sequence[JsonDict], at_middle: bool, system: str, colour: str) -> None:
+    at = [(one["from"] + one["to"]) / 2 if at_middle else one["to"] for one in windows]
+    rows = [[one["score"][name] for name in ("estimate", "low", "high")] for one in windows]
+    middle, low, high = 100 * np.array(rows, float).T
+    axis.plot(at, middle, color=colour, lw=1.6, label=system)
+    axis.fill_between(at, low, high, color=colour, alpha=0.13, lw=0)
 
 
 # ------------------------------------------------------------------------------------------------------- nearest images

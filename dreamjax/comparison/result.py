@@ -91,7 +91,7 @@ class Comparison:
     notes: Sequence[str] = ()
     headline: int = 1  # k of the top-k accuracy by which systems are compared
     controls: Mapping[str, JsonDict] = field(default_factory=dict)  # `values` as of a checkpoint or None, `note`
-    over_time: Mapping[str, list[JsonDict]] = field(default_factory=dict)  # kind of window → score of each
+    over_time: Mapping[str, dict[str, list[JsonDict]]] = field(default_factory=dict)  # system → kind → each window
     missing: Mapping[str, str] = field(default_factory=dict)  # job → why it is not in the table
     files: Sequence[str] = ()
 
@@ -173,7 +173,7 @@ def collect(
         ],
         headline=headline,
         controls=_controls(workdir, [job for job in further if job.system == CONTROLS]),
-        over_time=_over_time(workdir, [job for job in further if job.system == OVER_TIME], headline),
+        over_time=_over_time(workdir, further, headline),
         missing=dict(missing),
     )
 
@@ -195,25 +195,43 @@ def _controls(workdir: epath.PathLike, jobs: Sequence[Job]) -> dict[str, JsonDic
     return controls
 
 
-def _over_time(workdir: epath.PathLike, jobs: Sequence[Job], k: int) -> dict[str, list[JsonDict]]:
-    """Return the accuracy of each window, by kind."""
-    done = [job for job in jobs if run_folder.result_of(workdir, job) is not None]
-    loaded = [run_folder.ranks_of(workdir, job) for job in done]
-    if not loaded:
-        return {}
+def timed_name(system: str, kind: str) -> str:
+    """Return the name, among systems, of a system's accuracy in windows of a kind."""
+    return f"{OVER_TIME}:{system}:{kind}"
+
+
+def timed(job: Job) -> tuple[str, str]:
+    """Return (system, kind of windows) of a job of accuracy over time; empty ones of other jobs."""
+    name, _, rest = job.system.partition(":")
+    system, _, kind = rest.rpartition(":")
+    return (system, kind) if name == OVER_TIME else ("", "")
+
+
+def _over_time(workdir: epath.PathLike, jobs: Sequence[Job], k: int) -> dict[str, dict[str, list[JsonDict]]]:
+    """Return the accuracy of each window, by system and kind."""
+    done: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        if timed(job)[0] and run_folder.result_of(workdir, job) is not None:
+            done.setdefault(timed(job), []).append(job)
+    scores: dict[str, dict[str, list[JsonDict]]] = {}
+    for (system, kind), each in done.items():
+        scores.setdefault(system, {})[kind] = _of_windows(workdir, each, kind, k)
+    return scores
+
+
+def _of_windows(workdir: epath.PathLike, jobs: Sequence[Job], kind: str, k: int) -> list[JsonDict]:
+    """Return the accuracy of each window of one kind, of one system on all folds."""
+    loaded = [run_folder.ranks_of(workdir, job) for job in jobs]
     person, image = (np.concatenate([arrays[name] for _, arrays in loaded]) for name in ("person", "image"))
 
-    def score(kind: str, window: int) -> Interval:
+    def score(window: int) -> Interval:
         tops = np.concatenate([ranks[kind][window].top(k) for ranks, _ in loaded])
         return crossed.interval(crossed.table(tops, person, image)).within(0, 1)
 
-    return {
-        kind: [
-            {"from": round(float(begin), 6), "to": round(float(end), 6), "score": score(kind, i).as_json()}
-            for i, (begin, end) in enumerate(loaded[0][1][f"curve/{kind}"])
-        ]
-        for kind in loaded[0][0]
-    }
+    return [
+        {"from": round(float(begin), 6), "to": round(float(end), 6), "score": score(i).as_json()}
+        for i, (begin, end) in enumerate(loaded[0][1][f"curve/{kind}"])
+    ]
 
 
 def values_of(answers: Answers) -> JsonDict:

@@ -5,7 +5,7 @@ WORKDIR/compare.json                what is compared; another comparison is refu
 WORKDIR/jobs/NAME/seed-N/           a run as `dreamjax train` leaves it: a step is an epoch (`--step N`)
 WORKDIR/jobs/NAME/ranks.npz         rank of the image that was seen, by checkpoint, seed and trial
 WORKDIR/jobs/NAME/job.json          fingerprint, parameters, epochs; written last
-WORKDIR/jobs/controls-FOLD, over-time-FOLD/   likewise, without runs
+WORKDIR/jobs/controls-FOLD, over-time-SYSTEM-KIND-FOLD/   likewise, without runs
 WORKDIR/comparison.json, .html      the table
 """
 

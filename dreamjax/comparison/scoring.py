@@ -1,7 +1,7 @@
 """Score the runs of a job: the rank of the image that was seen, in the gallery of the tested images and in others."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from dreamjax.systems.retrieval_streams import vectors_of
 from dreamjax.targets import image_folder, responses
 from dreamjax.training.task import PyTree
 
+Cut = Callable[[Mapping[str, Array]], Mapping[str, Array]]  # trials → a part of each response
 UNTRAINED, SHUFFLED = "untrained", "shuffled"  # controls: random parameters; images exchanged for one another
 DISTRACTORS, AUGMENTED = "distractors", "augmented"  # galleries: with further images; of the views that are trained on
 CSLS, WHITENED = "csls", "whitened"  # transductive: they know all test trials of a person
@@ -54,7 +55,7 @@ def score(
     scored, counted = Scored(), protocols.counted(tuple(params))
     for name, each in {**params, **floor}.items():
         for one in each:
-            queries, vectors = test_queries(task, one), np.asarray(task.bank(one, "test").vectors)
+            queries, vectors = queries_in_test(task, one), np.asarray(task.bank(one, "test").vectors)
             similarity = retrieval.similarities(queries, vectors, centred=False)
             scored.add(name, retrieval.ranks_in(similarity, target))
             if name == counted:
@@ -150,10 +151,10 @@ def queries_of(task: RetrievalData, params: PyTree, trials: Mapping[str, Array])
     return out.reshape(blocks * ROWS, -1)[:n]
 
 
-def test_queries(task: RetrievalData, params: PyTree) -> Float[np.ndarray, "n F"]:
-    """Return the brain's vectors of the test trials."""
+def queries_in_test(task: RetrievalData, params: PyTree, cut: Cut = dict) -> Float[np.ndarray, "n F"]:
+    """Return the brain's vectors of the test trials, of what `cut` leaves of them."""
     rows = task.examples("test").rows
-    trials = {name: jnp.asarray(rows[name]) for name in ("signal", "subject", "image")}
+    trials = cut({name: jnp.asarray(rows[name]) for name in ("signal", "subject", "image")})
     return np.asarray(_compiled(task)(params, trials))
 
 

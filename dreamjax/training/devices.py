@@ -52,6 +52,12 @@ def memory() -> dict[str, float]:
     return {name: round(value, 3) for name, value in values.items()}
 
 
+def memory_bytes() -> int:
+    """Return the memory that one device may use; that of the machine where the device does not report it."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return int(stats.get("bytes_limit") or psutil.virtual_memory().total)
+
+
 class ThroughputMeter:
     """Rates over the steps since the last logged line."""
 

@@ -24,6 +24,7 @@ from dreamjax.training.task import PyTree, State, Task, replace
 
 Score = Callable[[PyTree, Mapping[str, Array]], Array]  # (parameters of one run, examples) → a number, higher is better
 Arrays = Mapping[str, np.ndarray]
+Examples = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def train(
     gather: Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]],
     score: Score,
     judges: Mapping[str, Arrays],
+    per_run: Arrays | None = None,
     name: str = "train",
 ) -> TrainedRuns:
     """Train one run for each task, all in one program.
@@ -73,11 +75,13 @@ def train(
         gather: makes a batch of rows of the examples and the shared arrays.
         score: of one run's parameters on held-out examples of its set.
         judges: name → held-out examples, with a leading axis of sets; the best epoch of each is kept.
+        per_run: arrays by name with a leading axis of runs; `gather` and `score` find a run's next to its examples.
     """
     runs = len(tasks)
     seeds = jnp.asarray([task.config.seed for task in tasks])  # type: ignore[attr-defined]
     sets_R, device, common = jnp.asarray(sets), _on_device(examples), _on_device(shared)
     held_out = {judge: _on_device(arrays) for judge, arrays in judges.items()}
+    each_R = _on_device(per_run or {})
     count = next(iter(device.values())).shape[1]
     state = initial(tasks)
     epoch = epoch_of(tasks[0], count, min(batch_size, count), gather)
@@ -89,11 +93,11 @@ def train(
     losses, refused = [], jnp.zeros(runs, jnp.int32)
     with progress(name, epochs) as bar:
         for number in range(epochs):
-            state, loss, bad = epoch(state, sets_R, seeds, jnp.int32(number), device, common)
+            state, loss, bad = epoch(state, sets_R, seeds, jnp.int32(number), device, common, each_R)
             losses.append(loss)
             refused += bad
             for who, arrays in held_out.items():
-                now = judge(state.params, sets_R, arrays, common)
+                now = judge(state.params, sets_R, arrays, common, each_R)
                 better = now > top[who]
                 best[who] = _choose(better, state.params, best[who])
                 top[who] = jnp.where(better, now, top[who])
@@ -131,11 +135,11 @@ def _choose(better: Array, new: PyTree, old: PyTree) -> PyTree:
 
 def _judge(score: Score) -> Callable[..., Array]:
     @jax.jit
-    def judged(params: PyTree, sets_R: Array, held_out: Mapping[str, Array], common: Mapping[str, Array]) -> Array:
-        def one(params: PyTree, which: Array) -> Array:
-            return score(params, {name: x[which] for name, x in held_out.items()} | dict(common))
+    def judged(params: PyTree, sets_R: Array, held_out: Examples, common: Examples, each_R: Examples) -> Array:
+        def one(params: PyTree, which: Array, per_run: Examples) -> Array:
+            return score(params, {name: x[which] for name, x in held_out.items()} | dict(common) | dict(per_run))
 
-        return jax.vmap(one)(params, sets_R)
+        return jax.vmap(one)(params, sets_R, each_R)
 
     return judged
 
@@ -145,7 +149,7 @@ def epoch_of(task: Task, count: int, batch_size: int, gather: Callable[..., dict
     steps = steps_of(count, batch_size)
 
     def one(
-        state: State, which: Array, seed: Array, number: Array, examples: Mapping[str, Array], common: Mapping
+        state: State, which: Array, seed: Array, number: Array, examples: Examples, common: Examples, per_run: Examples
     ) -> tuple[State, Array, Array]:
         order = jax.random.permutation(jax.random.fold_in(program.run_key(seed, b"order"), number), count)
         order = jnp.pad(order, (0, steps * batch_size - count))  # filled up with the first example, of weight 0
@@ -157,7 +161,7 @@ def epoch_of(task: Task, count: int, batch_size: int, gather: Callable[..., dict
             rows = {n: x[which, chosen] for n, x in examples.items()}
             index = jnp.stack([jnp.zeros(batch_size, jnp.uint32), first + position.astype(jnp.uint32)], axis=1)
             weight = (position < count).astype(jnp.float32)
-            batch = gather(rows, common) | {"index": index, "weight": weight}
+            batch = gather(rows | dict(per_run), common) | {"index": index, "weight": weight}
             state, metrics = task.update(state, batch)
             total, n = metrics["loss"]
             return state, (total, n, 1 - metrics["finite"][0])
@@ -165,4 +169,4 @@ def epoch_of(task: Task, count: int, batch_size: int, gather: Callable[..., dict
         state, (total, n, bad) = jax.lax.scan(step, state, jnp.arange(steps))
         return state, total.sum() / jnp.maximum(n.sum(), 1), bad.sum().astype(jnp.int32)
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None, None, None)), donate_argnums=0)
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None, None, None, 0)), donate_argnums=0)

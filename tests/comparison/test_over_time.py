@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dreamjax.comparison import fitting, over_time, result
+from dreamjax.comparison.jobs import Job
 from dreamjax.errors import UserError
 from tests import trial_shards
 from tests.comparison.test_controls import jobs_of
@@ -17,20 +18,24 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> trial_shards.TrialShards
     return trial_shards.write(folder, people=1, strength=2.0, samples=40, tmin=-0.2)
 
 
+def job_of(shards: trial_shards.TrialShards, kind: str) -> Job:
+    (job,) = jobs_of(shards, result.timed_name("ridge", kind))
+    return job
+
+
 def test_responses_are_told_apart_after_the_onset_only(shards: trial_shards.TrialShards) -> None:
-    (job,) = jobs_of(shards, result.OVER_TIME)
-    fitted = over_time.fit(job)
+    fitted = over_time.fit(job_of(shards, "sliding"))
     begin, end = fitted.curves["sliding"].T
     np.testing.assert_allclose(end - begin, 0.1)
     np.testing.assert_allclose(np.diff(begin), 0.025)
     top = np.array([one.top(1).mean() for one in fitted.ranks["sliding"]])
     assert top[end < 0.001].mean() < 0.4
     assert top[begin > -0.001].mean() > 0.8
-    assert fitted.ranks["growing"][-1].top(1).mean() > 0.8
+    assert over_time.fit(job_of(shards, "growing")).ranks["growing"][-1].top(1).mean() > 0.8
 
 
 def test_a_window_of_the_whole_response_is_the_ridge_regression(shards: trial_shards.TrialShards) -> None:
-    (job,) = jobs_of(shards, result.OVER_TIME)
+    job = job_of(shards, "growing")
     whole = over_time.fit(job).ranks["growing"][-1]
     (config,) = job.configs
     binned = dataclasses.replace(config, model=dataclasses.replace(config.model, bins=over_time.SPANS["growing"]))

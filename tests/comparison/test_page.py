@@ -1,5 +1,6 @@
 """The page of a comparison: figures, the nearest images by a fixed rule, images from their folder."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from tests import trial_shards
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
     shards = trial_shards.write(folder / "data", people=2, strength=2.0)
-    dreamjax.compare(["ridge"], shards.path, shards.bank, folder / "work", over_time=True)
+    systems = ["ridge", "shallow"]
+    small = {"seeds": 1, "epochs": 2, "settings": [("shallow.model.width", "32")]}
+    dreamjax.compare(systems, shards.path, shards.bank, folder / "work", over_time=systems, **small)
     return folder / "work"
 
 
@@ -29,6 +32,18 @@ def test_a_page_has_figures_and_nearest_images(work: Path) -> None:
     for heading in ("Accuracy over time", "Nearest images: ridge", "best trials", "middle trials", "worst trials"):
         assert heading in html
     assert "00012_concept/image_0.jpg" in html
+
+
+def test_accuracy_over_time_has_intervals_in_every_window(work: Path) -> None:
+    timed = json.loads((work / "comparison.json").read_text())["over_time"]
+    assert list(timed) == ["ridge", "shallow"]
+    for kinds in timed.values():
+        assert {kind: len(windows) for kind, windows in kinds.items()} == {"sliding": 13, "growing": 13}
+        for one in [*kinds["sliding"], *kinds["growing"]]:
+            score = one["score"]
+            bounded = score["low"] is not None  # unless all answers are alike
+            assert not bounded or 0 <= score["low"] <= score["estimate"] <= score["high"] <= 1
+        assert any(one["score"]["low"] is not None for one in kinds["sliding"])
 
 
 def test_a_run_is_evaluated_with_its_nearest_images(work: Path, tmp_path: Path) -> None:
