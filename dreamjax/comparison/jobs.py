@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,15 @@ from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig
 
 GROUPS = ("data", "target", "train", "optim", "sizes")  # of a setting's key: for all systems that have the key
+GIVEN = {  # settings that the comparison makes itself → how they are chosen
+    "data.path": "--data",
+    "data.people": "--people",
+    "data.test_people": "--people",
+    "target.path": "--target",
+    "target.layer": "--layer",
+    "target.pooling": "--pooling",
+    "target.images": "--images",
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class Job:
 
 def jobs(request: Request) -> list[Job]:
     """Return the jobs of a comparison. Raise UserError for systems, settings or people that do not exist."""
+    _check_settings(request)
     known = responses.catalogue(request.data.path)
     people = request.data.people or known.subjects
     bases = {system: _base(system, request) for system in request.systems}
@@ -96,9 +106,28 @@ def jobs(request: Request) -> list[Job]:
 
 def of_ridge(name: str, request: Request) -> list[Job]:
     """Return jobs of ridge regression on the folds of a comparison, under another name."""
-    settings = tuple(one for one in request.settings if one[0].partition(".")[0] in GROUPS)
+    keys = {key for key in configs.keys_of(registry.find("ridge").Config) if key.partition(".")[0] in GROUPS}
+    settings = tuple(one for one in request.settings if one[0] in keys)
     alone = dataclasses.replace(request, systems=("ridge",), settings=settings, scoring=Scoring())
     return [dataclasses.replace(job, system=name, checkpoints=()) for job in jobs(alone)]
+
+
+def _check_settings(request: Request) -> None:
+    """Raise UserError for a setting that no system of the comparison has, or that the comparison makes itself."""
+    schemas = {name: registry.find(name, "--systems").Config for name in (s.partition(":")[0] for s in request.systems)}
+    keys = {key for schema in schemas.values() for key in configs.keys_of(schema)}
+    for key, _ in request.settings:
+        first, _, rest = key.partition(".")
+        if (instead := GIVEN.get(rest if first in schemas else key)) is not None:
+            raise UserError(f"--set {key}: a comparison chooses it by {instead}; use that in its place")
+        if first in GROUPS and key not in keys:
+            guess = nearest(key, sorted(keys))
+            hint = f"; did you mean {guess}?" if guess else f"; {first} has {_fields(first, keys)}"
+            raise UserError(f"--set {key}: none of {', '.join(schemas)} has this setting{hint}")
+
+
+def _fields(group: str, keys: Collection[str]) -> str:
+    return ", ".join(sorted(key for key in keys if key.startswith(f"{group}."))) or "no settings here"
 
 
 def _checkpoints(system: str, protocol: Protocol, data: ResponseConfig) -> tuple[Checkpoint, ...]:

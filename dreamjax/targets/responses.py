@@ -56,6 +56,8 @@ class ResponseConfig:
             raise ValueError(f"data.baseline is {self.baseline}, but it must be two times in s, the earlier one first")
         if None not in (self.tmin, self.tmax) and not self.tmin < self.tmax:  # type: ignore[operator]
             raise ValueError(f"data.tmin is {self.tmin} and data.tmax {self.tmax}; the earlier one comes first")
+        if self.test_split == "train":
+            raise ValueError('data.test_split is "train", but its trials are trained on; choose a split held out of it')
         if self.clip < 0:
             raise ValueError(f"data.clip is {self.clip}, but it must be 0 (no limit) or more")
 
