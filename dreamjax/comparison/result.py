@@ -63,6 +63,11 @@ class Answers:
             np.concatenate([image for _, _, image, _ in parts]),
         )
 
+    @property
+    def cells(self) -> set[tuple[int, int]]:
+        """Return (person, image) of all trials."""
+        return set(zip(self.person.tolist(), self.image.tolist(), strict=True))
+
     def score(self, values: Float[np.ndarray, "seeds n"]) -> Interval:
         """Return the mean over seeds and trials, with its interval over people and images."""
         return crossed.interval(self.table(values)).within(0, 1)
@@ -168,8 +173,9 @@ def collect(
             request.protocol.summary,
             f"{PEOPLE_IN_WORDS[request.people]}; {trials} tested responses of {persons} "
             f"{'person' if persons == 1 else 'people'}; chance is {100 / max(gallery, 1):.2g} % (top-1)",
-            data_settings.in_words(jobs[0]),
-            "95 % intervals over people and images, of the mean over seeds; p by permuting whole images",
+            data_settings.in_words(next(iter(by_system.values()))[0]),
+            *([f"with {', '.join(map('='.join, request.settings))}"] if request.settings else []),
+            "95 % intervals over people and images, of the mean over seeds; p of mean 1 / rank by permuting images",
         ],
         headline=headline,
         controls=_controls(workdir, [job for job in further if job.system == CONTROLS]),
@@ -265,8 +271,8 @@ def _paired(ranking: Mapping[str, Answers], k: int) -> dict[str, JsonDict]:
     names, differences = list(ranking), {}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            a, b = (ranking[name].table(ranking[name].tops[k]) for name in (one, other))
-            if a.shape == b.shape:  # where all jobs of both are done
+            if ranking[one].cells == ranking[other].cells:  # not where jobs of other people are done
+                a, b = (ranking[name].table(ranking[name].tops[k]) for name in (one, other))
                 differences[f"{one} - {other}"] = (crossed.interval(a - b), *crossed.standard_error(a - b))
     return {one.point: one.as_json() | {"says": _says(one)} for one in paired.tests("", differences)}
 
@@ -339,7 +345,11 @@ def _per_person(result: Comparison) -> list[Section]:
         return []
     people = sorted({person for one in result.systems.values() for person in one["by_person"]}, key=int)
     rows = [[name, *(_share(one["by_person"].get(p)) for p in people)] for name, one in result.systems.items()]
-    return [Section("By person (%)", Table(["system", *(f"person {int(p) + 1}" for p in people)], rows))]
+    return [
+        Section(
+            f"By person, top-{result.headline} (%)", Table(["system", *(f"person {int(p) + 1}" for p in people)], rows)
+        )
+    ]
 
 
 def _share(value: float | None) -> str:
@@ -354,7 +364,7 @@ def _differences(result: Comparison) -> list[Section]:
         if pair.split(" - ")[0] == first
     ]
     header = ["difference", "points", "p, corrected", ""]
-    title = f"Paired differences from {first}, in top-1 points; all pairs are in comparison.json"
+    title = f"Paired differences from {first}, in top-{result.headline} points; all pairs are in comparison.json"
     return [Section(title, Table(header, rows))] if rows else []
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 import dreamjax
 from dreamjax.cli.main import main
-from dreamjax.comparison import data_settings, jobs, protocols, run_folder
+from dreamjax.comparison import data_settings, jobs, protocols, result, run_folder
 from dreamjax.comparison.jobs import Request
 from dreamjax.errors import UserError
 from dreamjax.storage import locks
@@ -66,6 +67,49 @@ def test_states_what_decides_the_data(compared: Path, tmp_path: Path) -> None:
     assert words.startswith("MEG of 6 channels")
     assert "onsets from events.tsv, MVNN off" in words
     assert "single trials tested" in words
+
+
+def test_systems_are_compared_only_on_the_same_people(shards: TrialShards, compared: Path, tmp_path: Path) -> None:
+    shutil.copytree(compared, tmp_path / "work")
+    made = jobs.jobs(request_of(shards, ("ridge", "shallow"), seeds=2, epochs=2, settings=tuple(SMALL)))
+    for system, person in (("ridge", 0), ("shallow", 1)):
+        gone = [job for job in made if job.system == system][person]
+        (run_folder.folder_of(tmp_path / "work", gone) / "job.json").unlink()
+    request = request_of(shards, ("ridge", "shallow"), seeds=2, epochs=2, settings=tuple(SMALL))
+    assert result.collect(compared, request, made, {}).differences
+    table = result.collect(tmp_path / "work", request, made, {})
+    assert table.persons == 2
+    assert not table.differences
+
+
+def test_says_which_settings_were_changed(compared: Path) -> None:
+    notes = json.loads((compared / "comparison.json").read_text())["notes"]
+    assert "with shallow.model.width=8, train.batch_size=16" in notes
+
+
+def test_the_other_people_have_a_table_where_the_first_one_has_no_trials(tmp_path: Path) -> None:
+    shards = trial_shards.write(tmp_path / "data")
+    wanted = responses.catalogue((shards.path,)).subjects[0]
+    loaded = responses.members
+
+    def without(config: ResponseConfig, known: responses.Catalogue, split: responses.Split) -> object:
+        if config.people == (wanted,):
+            raise UserError("no trial is in split test")
+        return loaded(config, known, split)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(responses, "members", without)
+        table = dreamjax.compare(["ridge"], shards.path, shards.bank, tmp_path / "work")
+    assert table.persons == 1
+    assert "no trial" in table.missing[f"ridge-{wanted[:12]}"]
+
+
+def test_differences_are_named_by_the_accuracy_that_they_are_of(shards: TrialShards, tmp_path: Path) -> None:
+    systems = ["ridge", "ridge:encode"]
+    table = dreamjax.compare(systems, shards.path, shards.bank, tmp_path / "work", protocol="neuralbench")
+    titles = [section.title for section in table.sections()]
+    assert "Paired differences from ridge, in top-5 points; all pairs are in comparison.json" in titles
+    assert "By person, top-5 (%)" in titles
 
 
 def test_smaller_galleries_have_a_table_of_their_own(shards: TrialShards, tmp_path: Path) -> None:
