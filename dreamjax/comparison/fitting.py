@@ -162,15 +162,16 @@ def _in_closed_form(
 def mean_reciprocal_rank(task: Any, params: PyTree, held_out: Mapping[str, Array]) -> Float[Array, ""]:
     """Return the mean of 1 / rank of the image that was seen, among those of the held-out trials.
 
-    It orders checkpoints more finely than a top-k accuracy, which ties on a few hundred trials.
+    It orders checkpoints more finely than a top-k accuracy, which ties on a few hundred trials. An image that is as
+    similar as the one that was seen counts as nearer, so that a network with equal outputs is not the best.
     """
     trials = {name: held_out[name] for name in ("signal", "subject", "image")}
     queries = scoring.queries_of(task, params, trials)
     images = task.image_side(params, held_out[VECTOR][held_out["gallery"]])
     similarity = _unit(queries) @ _unit(images).T
     right = jnp.take_along_axis(similarity, held_out["target"][:, None], axis=1)
-    above = (similarity > right).sum(1)
-    return (1.0 / (1 + above)).mean()
+    rank = (~(right > similarity)).sum(1)  # with itself; the last one where the similarity is not finite
+    return (1.0 / rank).mean()
 
 
 def _unit(x: Float[Array, "n F"]) -> Float[Array, "n F"]:
