@@ -73,8 +73,14 @@ def _counted(scored: Scored, similarity: np.ndarray, target: np.ndarray, gallery
         scored.nearest = gallery[np.argsort(-similarity, axis=1, kind="stable")[:, :NEAREST]]
         scored.similarity = similarity[np.arange(len(target)), target]
     np.add.at(scored.exchanged, target, retrieval.ranks_of_all(similarity).reciprocal())
-    exchanged = np.random.default_rng([14, len(gallery)]).permutation(len(gallery))  # the same for all trials of one
+    exchanged = _exchanged(len(gallery))
     scored.add(SHUFFLED, retrieval.ranks_in(similarity, exchanged[target]))
+
+
+def _exchanged(images: int) -> Int[np.ndarray, "G"]:
+    """Return another image for each image, the same for all of its trials."""
+    order = np.random.default_rng([14, images]).permutation(images)
+    return np.roll(order, 1)[np.argsort(order)]
 
 
 def _changed_galleries(

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dreamjax
-from dreamjax.comparison import jobs, protocols, result, scoring
+from dreamjax.comparison import fitting, jobs, protocols, result, scoring
 from dreamjax.comparison.jobs import Request, Scoring
 from dreamjax.comparison.result import Answers
 from dreamjax.errors import UserError
@@ -51,10 +52,32 @@ def test_a_checkpoint_chosen_on_the_test_set_is_not_ranked(published: result.Com
     (difference,) = published.differences.values()
     both = [tops(one["checkpoints"]["last"]) for one in published.systems.values()]
     assert difference["estimate"] == pytest.approx(both[0] - both[1])
-    text = published.text().splitlines()
-    row = next(line for line in text if "selected on test: not a result" in line)
-    assert "0." not in row.split("not a result")[1].rsplit("]", 1)[-1].split()[1:]  # no p value
+    (table, *_) = (section.table for section in published.sections() if section.table is not None)
+    p_values = {row[1]: row[table.header.index("p")] for row in table.rows if row[0] == "shallow" or not row[0]}
+    assert p_values["selected on test: not a result"] == ""
+    assert p_values["last epoch"] != ""
     assert protocols.counted(("test",)) == ""
+
+
+def test_shuffled_images_are_never_those_that_were_seen(published: result.Comparison) -> None:
+    ridge = published.systems["ridge"]["checkpoints"]
+    assert tops(ridge["last"]) > 0.8
+    assert tops(ridge["shuffled"]) <= 1 - tops(ridge["last"])
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_epoch_whose_vectors_are_all_equal_is_not_chosen(shards: TrialShards, value: float) -> None:
+    protocol = protocols.find("honest")
+    target = trial_shards.bank_config(shards)
+    (job,) = jobs.jobs(Request(("shallow",), ResponseConfig(path=(shards.path,)), target, protocol, "joint", seeds=1))
+    task: Any = registry.build(job.configs[0])
+    val = task.examples("val")
+    seen = np.searchsorted(val.trials.gallery, val.trials.image)
+    held_out = {**val.rows, **val.vectors, "target": seen, "gallery": val.trials.gallery}
+    params = jax.jit(lambda key: task.init(key).params)(jax.random.key(0))
+    equal = jax.tree.map(lambda x: np.full_like(x, value), params)
+    score = fitting.mean_reciprocal_rank(task, equal, {name: jnp.asarray(x) for name, x in held_out.items()})
+    assert score == pytest.approx(1 / len(val.trials.gallery))
 
 
 def test_distractors_make_the_task_harder_and_are_counted(published: result.Comparison) -> None:
