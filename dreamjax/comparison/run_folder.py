@@ -9,6 +9,8 @@ WORKDIR/jobs/controls-FOLD, over-time-SYSTEM-KIND-FOLD/   likewise, without runs
 WORKDIR/comparison.json, .html      the table
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,7 @@ from dreamjax.comparison.fitting import Fitted
 from dreamjax.comparison.jobs import Job, Request
 from dreamjax.errors import UserError
 from dreamjax.metrics.retrieval import Ranks
+from dreamjax.signals.datasets import records
 from dreamjax.storage import atomic, manifest, presence, sniffing
 from dreamjax.systems import registry
 from dreamjax.training import checkpoints
@@ -59,14 +62,25 @@ def folder_of(workdir: epath.PathLike, job: Job) -> epath.Path:
 
 
 def result_of(workdir: epath.PathLike, job: Job) -> dict[str, Any] | None:
-    """Return what is stored of a job; None where it is not done. Raise UserError where its settings were others."""
+    """Return what is stored of a job; None where it is not done. Raise UserError for other settings or trials."""
     file = folder_of(workdir, job) / "job.json"
     if not presence.exists(file):
         return None
     stored = sniffing.read_json(file, "delete its folder, and the job is done again")
     if stored.get("fingerprint") != job.fingerprint:
         raise UserError(f"{file.parent} was done with other settings; choose another --workdir, or delete that folder")
+    if stored.get("data", now := _data_of(job)) != now:
+        raise UserError(
+            f"{file.parent} was done with other trials than those that {', '.join(job.configs[0].data.path)} has now; "
+            "choose another --workdir, or delete that folder"
+        )
     return stored
+
+
+def _data_of(job: Job) -> str:
+    """Return a hash of the trials that a job reads."""
+    shards = [records.load_dataset(path)["shards"] for path in job.configs[0].data.path]
+    return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
@@ -94,6 +108,7 @@ def write(workdir: epath.PathLike, job: Job, fitted: Fitted) -> None:
         folder / "job.json",
         {
             "fingerprint": job.fingerprint,
+            "data": _data_of(job),
             "system": job.system,
             "fold": job.fold,
             "validation": job.configs[0].data.validation,

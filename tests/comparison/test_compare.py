@@ -140,6 +140,14 @@ def test_refuses_a_folder_of_another_comparison(shards: TrialShards, compared: P
         compare(shards, compared, epochs=3)
 
 
+def test_refuses_jobs_of_trials_that_were_prepared_again(tmp_path: Path) -> None:
+    for seed, message in ((0, ""), (1, "done with other trials")):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        shards = trial_shards.write(tmp_path / "data", people=1, seed=seed)
+        with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+            dreamjax.compare(["ridge"], shards.path, shards.bank, tmp_path / "work")
+
+
 def test_refuses_a_folder_that_holds_something_else(shards: TrialShards, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something else"):
