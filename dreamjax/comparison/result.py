@@ -273,7 +273,10 @@ def _paired(ranking: Mapping[str, Answers], k: int) -> dict[str, JsonDict]:
         for other in names[i + 1 :]:
             if ranking[one].cells == ranking[other].cells:  # not where jobs of other people are done
                 a, b = (ranking[name].table(ranking[name].tops[k]) for name in (one, other))
-                differences[f"{one} - {other}"] = (crossed.interval(a - b), *crossed.standard_error(a - b))
+                differences[f"{one} - {other}"] = (
+                    crossed.interval(a - b).within(-1, 1),
+                    *crossed.standard_error(a - b),
+                )
     return {one.point: one.as_json() | {"says": _says(one)} for one in paired.tests("", differences)}
 
 
