@@ -137,9 +137,13 @@ def imported(system: type["RetrievalSystem"], checkpoint: Checkpoint, options: I
         raise UserError(f"{checkpoint.source}: its config does not state the sizes of the network; export it again")
     task = system(config)
     shapes: Any = jax.eval_shape(task.init_params, jax.random.key(0))
-    names = set(task.image_tensors(jax.tree.map(lambda x: np.zeros(x.shape), shapes))) | {"positions", "xyz"}
+    like = task.image_tensors(jax.tree.map(lambda x: np.zeros(x.shape), shapes))
+    like |= {"xyz": shapes["positions"]} if task.needs_positions else {}
+    names = {*like, "positions", "xyz"}
     tensors = {name: x for name, x in checkpoint.tensors.items() if name not in names}
     given = {name: np.asarray(x) for name, x in checkpoint.tensors.items() if name in names}
+    if wrong := [name for name, x in like.items() if name not in given or given[name].shape != np.shape(x)]:
+        raise UserError(f"{checkpoint.source}: {', '.join(wrong)} missing or of another shape; export it again")
     params: JsonDict = {
         "encoder": task.network.table.to_dreamjax(tensors, shapes["encoder"], checkpoint.source),
         "logit_scale": np.float32(config.loss.initial),

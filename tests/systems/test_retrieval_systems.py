@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from jax.sharding import NamedSharding, PartitionSpec
+from safetensors.numpy import load_file, save_file
 
 import dreamjax
 from dreamjax import config as configs
@@ -232,6 +233,21 @@ def test_pytorch_gives_the_same_vectors_and_the_folder_comes_back(
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if "logit_scale" not in jax.tree_util.keystr(path):
             np.testing.assert_array_equal(_at(back, path), leaf)
+
+
+@pytest.mark.parametrize(("name", "gone"), [("neurobridge", "image.weight"), ("brain_module", "xyz")])
+def test_an_export_that_lacks_a_tensor_is_refused(name: str, gone: str, shards: TrialShards, tmp_path: Path) -> None:
+    task = task_of(name, shards)
+    params = jax.tree.map(np.asarray, task.init(program.run_key(0, b"init")).params)
+    config = configs.to_json(replace(task.config, sizes=task.sizes))
+    checkpoints.save_params_as_run(tmp_path / "run", config, params, step=1)
+    driver.export(tmp_path / "run", tmp_path / "torch")
+    weights = tmp_path / "torch" / "model.safetensors"
+    save_file({n: x for n, x in load_file(weights).items() if n != gone}, weights)
+    (tmp_path / "torch" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=f"{gone} missing or of another shape"):
+        dreamjax.import_checkpoint(tmp_path / "torch", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def _at(tree: Any, path: Any) -> np.ndarray:
