@@ -71,6 +71,8 @@ def rows(
         )
     vectors = stored[arrays[0]]
     vectors = vectors if isinstance(vectors, np.ndarray) else np.asarray(vectors)
+    if not vectors[:1].size:
+        raise UserError(f"{path}: {arrays[0]} has the shape {vectors.shape}; each image needs a vector of numbers")
     listed = _names(path, stored)
     if listed is None and listing is not None:
         if len(listing) != len(vectors):
@@ -133,12 +135,15 @@ def _fits(a: str, b: str) -> bool:
 
 
 def _names(path: epath.Path, stored: Mapping[str, Any]) -> list[str] | None:
-    """Return the names of the rows, or None where there are none."""
-    for key in KEYS:
-        if key in stored and path.suffix.lower() == ".npz" and stored[key].dtype.kind in "US":
-            array = stored[key]
-            return [str(name) for name in (np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array)]
+    """Return the names of the rows, or None where there are none. Raise UserError for names that are not text."""
     file = path.with_name(path.stem + NAMES)
-    if not presence.exists(file):
-        return None
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    try:
+        for key in KEYS:
+            if key in stored and path.suffix.lower() == ".npz" and stored[key].dtype.kind in "US":
+                array = stored[key]
+                return [str(name) for name in (np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array)]
+        if not presence.exists(file):
+            return None
+        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{path}: the names of its images are not UTF-8 ({problem}); write them again") from problem

@@ -42,6 +42,8 @@ def test_names_may_stand_in_a_file_and_lack_folders(tmp_path: Path) -> None:
         ({"vectors": VECTORS, "names": ("a/one.png", "a/two.png", "x.png")}, "no vector of 1 of the 3 images"),
         ({"vectors": VECTORS * np.nan, "names": NAMES}, "not finite"),
         ({"vectors": VECTORS, "others": VECTORS, "names": NAMES}, "2 arrays of vectors"),
+        ({"vectors": VECTORS[:, :0], "names": NAMES}, "each image needs a vector of numbers"),
+        ({"vectors": VECTORS, "names": [b"\xff", b"b", b"c"]}, "not UTF-8"),
     ],
 )
 def test_refuses_files_that_could_be_misread(tmp_path: Path, arrays: dict, message: str) -> None:
