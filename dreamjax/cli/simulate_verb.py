@@ -37,7 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--subjects", type=int, default=6, help="people to simulate")
     add("--minutes", type=float, default=3.0, help="length of each subject's recording")
     add("--channels", type=int, default=32, help="electrodes, 4 to 128 (19 is the 10-20 system)")
-    add("--classes", type=int, default=4, help="kinds of image, 1 to 19; in layouts of THINGS up to 114")
+    add(
+        "--classes",
+        type=int,
+        default=4,
+        help="kinds of image, 1 to 19; in layouts of THINGS up to 114, tested ones too",
+    )
     add("--test-images", type=whole_number(1), metavar="N", help="of things-meg, one of each of N classes (default: 4)")
     add("--images-per-class", type=int, default=12, help="all subjects see the same")
     add("--strength", type=float, default=1.0, help="of the evoked responses; 0 gives a null set")

@@ -57,6 +57,12 @@ def made(root, out, settings=None, **options):
     return prepare([root / "eeg"], out, settings, PrepareOptions(workers=0, **options))
 
 
+@pytest.mark.parametrize("wrong", [{"subjects": 0}, {"images_per_concept": 0}, {"strength": -1}, {"strength": np.nan}])
+def test_refuses_sizes_and_strengths_that_give_no_trials(wrong):
+    with pytest.raises(UserError, match=f"{next(iter(wrong))} is .*, but must be"):
+        ThingsLayout("nice", **(SMALL | wrong))
+
+
 def published(name, root):
     """(subject, split, image, repetition) → the trial as other software loads it."""
     for number in (1, 2):

@@ -13,6 +13,7 @@ sum at the electrodes is multiplied by `strength` and added to noise. At strengt
 import dataclasses
 import io
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -56,6 +57,11 @@ class ThingsLayout:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise UserError(f"simulate: layout is {self.layout!r}, but must be one of {', '.join(LAYOUTS)}")
+        counts = ("subjects", "concepts", "images_per_concept", "test_concepts", "repetitions", "test_repetitions")
+        if few := [name for name in (*counts, "sessions") if getattr(self, name) < 1]:
+            raise UserError(f"simulate: {few[0]} is {getattr(self, few[0])}, but must be 1 or more")
+        if not 0 <= self.strength < math.inf:
+            raise UserError(f"simulate: strength is {self.strength:g}, but must be 0 or more")
         if self.concepts + self.test_concepts > CONCEPTS:
             raise UserError(f"simulate: concepts are at most {CONCEPTS}, with those of the test images")
 

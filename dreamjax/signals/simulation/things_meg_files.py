@@ -13,6 +13,7 @@ A response is forward-modelled: every feature of the image (its colours, blurred
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Layout:
                 f"simulate: {self.subjects} people, {self.test_images} test images, {self.classes} classes; THINGS-MEG "
                 f"has up to 4 people, and fewer test images than classes, which may be up to {CONCEPTS} here"
             )
-        if not self.strength >= 0:
+        if not 0 <= self.strength < math.inf:
             raise UserError(f"simulate: strength is {self.strength:g}, but must be 0 or more")
 
 
