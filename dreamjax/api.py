@@ -169,8 +169,6 @@ def compare(
     from dreamjax.targets.responses import ResponseConfig
 
     chosen = protocols.find(protocol)
-    bank = BankConfig(path=target, layer=layer, images=images)
-    bank = bank if pooling is None else dataclasses.replace(bank, pooling=pooling)  # type: ignore[arg-type]
     paths = (data,) if isinstance(data, str) else tuple(data)
     if bool(paths) == bool(path):
         raise UserError("compare takes prepared trials (--data) or a corpus (--path), one of the two")
@@ -178,9 +176,14 @@ def compare(
         paths = (comparison.prepare(path, corpus, stimuli, workdir),)
     elif corpus or stimuli:
         raise UserError("--corpus and --stimuli describe --path; leave them out, or give --path in place of --data")
+    try:
+        trials, bank = ResponseConfig(path=paths), BankConfig(path=target, layer=layer, images=images)
+        bank = bank if pooling is None else dataclasses.replace(bank, pooling=pooling)  # type: ignore[arg-type]
+    except ValueError as problem:
+        raise UserError(f"compare: {problem}") from problem
     request = Request(
         tuple(systems),
-        ResponseConfig(path=paths),
+        trials,
         bank,
         chosen,
         people or chosen.people,  # type: ignore[arg-type]

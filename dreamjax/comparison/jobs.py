@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from dreamjax import config as configs
 from dreamjax.comparison.protocols import Checkpoint, People, Protocol
 from dreamjax.errors import UserError, nearest
+from dreamjax.storage import presence
 from dreamjax.systems import registry
 from dreamjax.systems.base import Retrieves, capabilities
 from dreamjax.targets import responses
@@ -89,8 +90,13 @@ class Job:
 
 def jobs(request: Request) -> list[Job]:
     """Return the jobs of a comparison. Raise UserError for systems, settings or people that do not exist."""
+    if not request.systems:
+        raise UserError("--systems is empty; name at least one, such as ridge")
     _check_settings(request)
     known = responses.catalogue(request.data.path)
+    source, splits = request.scoring.distractors, sorted(set(known.split.tolist()))
+    if source and source not in splits and not presence.is_folder(source):  # before anything is trained
+        raise UserError(f"--distractors {source}: neither a split of the dataset ({', '.join(splits)}) nor a folder")
     people = request.data.people or known.subjects
     bases = {system: _base(system, request) for system in request.systems}
     made = []

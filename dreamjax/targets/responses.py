@@ -9,6 +9,8 @@ tested are not trained on.
 
 import functools
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -50,6 +52,12 @@ class ResponseConfig:
     concepts_apart: bool = True  # do not train on images whose concept is tested
 
     def __post_init__(self) -> None:
+        for name in ("path", "channels", "people", "test_people"):
+            if twice := [one for one, count in Counter(getattr(self, name)).items() if count > 1]:
+                raise ValueError(f"data.{name} has {twice[0]} more than once; name each once")
+        times = [*self.baseline, self.clip, *(t for t in (self.tmin, self.tmax) if t is not None)]
+        if not all(map(math.isfinite, times)):
+            raise ValueError("data.tmin, tmax, baseline and clip must be finite numbers")
         if not 0 < self.val_share < 1:
             raise ValueError(f"data.val_share is {self.val_share}, but it must be a share between 0 and 1")
         if self.baseline and (len(self.baseline) != 2 or not self.baseline[0] < self.baseline[1]):

@@ -252,9 +252,15 @@ def test_settings_reach_the_systems_that_they_are_meant_for(shards: TrialShards)
         (["--set", "data.people=[person0]"], "a comparison chooses it by --people"),
         (["--set", "ridge.data.path=[x]"], "a comparison chooses it by --data"),
         (["--set", "data.test_split=train"], "its trials are trained on"),
+        (["--systems", ","], "--systems is empty"),
+        (["--distractors", "nosuch"], "neither a split of the dataset (test, train) nor a folder"),
+        (["--set", "data.tmin=nan"], "must be finite numbers"),
+        (["--set", "data.channels=[E1,E1]"], "data.channels has E1 more than once"),
         (["--corpus", "things_eeg2"], "--corpus and --stimuli describe --path"),
         (["--path", "x"], "one of the two"),
         (["--target", "missing.npz"], "no such file"),
+        (["--layer", "3", "--pooling", "pooled"], "pooled is an output of the whole network"),
+        (["--data", "x", "x"], "data.path has x more than once"),
     ],
 )
 def test_reports_mistakes_in_one_sentence(
