@@ -150,7 +150,7 @@ def collect(
             "parameters": stored[0]["parameters"],
             "validation": stored[0]["validation"],
             "closed_form": stored[0]["closed_form"],
-            "p": p_value([arrays["exchanged"] for _, arrays in loaded]),
+            "p": p_value([arrays["exchanged"] for _, arrays in loaded], [arrays["image"] for _, arrays in loaded]),
             "epochs": {name: [e for one in stored for e in one["epochs"].get(name, [])] for name in answers},
             "seconds": round(sum(one["seconds"] for one in stored), 1),
             "by_person": _by_person(first, request.protocol.headline),
@@ -248,9 +248,9 @@ def values_of(answers: Answers) -> JsonDict:
     return tops | ways | {"relative_rank": _with_seeds(answers, answers.rank), "relative_median_rank": median}
 
 
-def p_value(sums: Sequence[Float[np.ndarray, "G G"]]) -> float | None:
+def p_value(sums: Sequence[Float[np.ndarray, "G G"]], images: Sequence[np.ndarray]) -> float | None:
     """Return the p value of all folds together, which permutes the same images in each; None where they differ."""
-    if len({one.shape for one in sums}) > 1:
+    if len({tuple(np.unique(one).tolist()) for one in images}) > 1:
         return None
     total = np.asarray(sums, np.float64).sum(0)
     return permutation.permutation_test(total, np.arange(len(total))).p

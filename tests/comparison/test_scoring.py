@@ -146,6 +146,12 @@ def test_ranks_of_all_columns_are_those_of_each_column() -> None:
         np.testing.assert_array_equal(every.equal[:, column], one.equal)
 
 
+def test_folds_of_other_images_have_no_common_p_value() -> None:
+    sums, images = [np.eye(8)] * 2, np.arange(8)
+    assert result.p_value(sums, [images, images]) == pytest.approx(1e-4, rel=0.01)
+    assert result.p_value(sums, [images, images + 8]) is None
+
+
 @pytest.mark.long
 def test_ten_people_and_three_seeds_are_scored_in_two_seconds() -> None:
     rng = np.random.default_rng(0)
@@ -159,5 +165,5 @@ def test_ten_people_and_three_seeds_are_scored_in_two_seconds() -> None:
         sums.append(sum(retrieval.ranks_of_all(one).reciprocal() for one in similarity))
         parts.append((ranks, np.full(200, person), right, 200))
     result.values_of(Answers.joined(parts))
-    result.p_value(sums)  # type: ignore[arg-type]
+    result.p_value(sums, [right] * len(sums))  # type: ignore[arg-type]
     assert time.monotonic() - began < 2
