@@ -93,10 +93,12 @@ def collect(task: System, split: str, functions: Mapping[str, tuple[Function, Py
     if subject is not None and len(np.unique(subject)) > 1:
         names = getattr(spec.stream, "names", {}).get("subject", ())
         return ScoredExamples(joined, target, subject, identity.groups(names[i] for i in np.unique(subject) if names))
-    count = len(target)
+    count, of_one = len(target), "" if subject is None else " of one subject"
+    if target.ndim == 1 and target.dtype.kind in "iu" and 1 < len(np.unique(target)) < count:
+        return ScoredExamples(joined, target, target, f"targets{of_one}")  # whose examples are not independent
     groups = np.arange(count) * min(count, MOST_GROUPS) // count
     names = "examples" if count <= MOST_GROUPS else "groups of examples"
-    return ScoredExamples(joined, target, groups, names if subject is None else f"{names} of one subject")
+    return ScoredExamples(joined, target, groups, f"{names}{of_one}")
 
 
 # ----------------------------------------------------------------------------------------------------------- retrieval

@@ -57,6 +57,14 @@ def test_a_run_is_evaluated_with_its_nearest_images(work: Path, tmp_path: Path) 
     assert html.count("<figure") == 8 * 4
 
 
+def test_intervals_of_repeated_images_are_over_images(tmp_path: Path) -> None:
+    shards = trial_shards.write(tmp_path / "data", people=1)
+    dreamjax.compare(["ridge"], shards.path, shards.bank, tmp_path / "work", protocol="single_trial")
+    table = dreamjax.evaluate(next((tmp_path / "work").glob("jobs/ridge-*/seed-0"))).as_json()
+    assert table["count"] == 8 * 4
+    assert "95 % intervals over 8 targets of one subject in brackets" in table["notes"]  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(("flag", "words"), [("--checkpoint", []), ("--model", ["--prompt", "a"])])
 def test_generating_from_a_retrieval_run_points_to_evaluate(
     work: Path, tmp_path: Path, capsys: pytest.CaptureFixture, flag: str, words: list[str]
