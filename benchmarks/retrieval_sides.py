@@ -39,7 +39,7 @@ SMALLEST = {
 def task_of(name: str, sizes: Sizes, seed: int = 0, *, small: bool = False) -> Any:
     """Return the system's task for these sizes, whose sensors lie at random positions; `small`: a narrow network."""
     from dreamjax.systems import registry
-    from dreamjax.systems.retrieval_base import SizesConfig
+    from dreamjax.systems.retrieval_data import SizesConfig
 
     kind = registry.find(name)
     config, shape = kind.Config(), SizesConfig(sizes.channels, sizes.samples, sizes.people, sizes.features)

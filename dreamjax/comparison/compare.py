@@ -9,7 +9,7 @@ from etils import epath
 
 from dreamjax.comparison import controls, fitting, over_time, page, result, run_folder, window_models
 from dreamjax.comparison.fitting import Fitted
-from dreamjax.comparison.jobs import Job, Request, of_ridge
+from dreamjax.comparison.jobs import RIDGE, Job, Request, of_ridge
 from dreamjax.comparison.jobs import jobs as jobs_of
 from dreamjax.comparison.result import Comparison
 from dreamjax.console import log
@@ -29,6 +29,8 @@ class Timed:
     windows: Literal["both", "sliding", "growing"] = "both"
 
     def __post_init__(self) -> None:
+        if self.windows not in ("both", *over_time.SPANS):
+            raise UserError(f"windows is {self.windows!r}, but it must be both, {' or '.join(over_time.SPANS)}")
         if self.windows != "both" and not self.systems:
             raise UserError(
                 f"--windows {self.windows} has no effect without --over-time; add it, or leave out --windows"
@@ -97,7 +99,7 @@ def _over_time(timed: Timed, request: Request, jobs: Sequence[Job]) -> list[Job]
     further = []
     for kind in over_time.SPANS if timed.windows == "both" else (timed.windows,):
         for system in dict.fromkeys(timed.systems):
-            if system == "ridge":
+            if system == RIDGE:
                 further += of_ridge(result.timed_name(system, kind), request)
             else:
                 further += window_models.jobs_of(system, kind, jobs)
@@ -140,7 +142,9 @@ def _way(job: Job) -> Callable[[Job], Fitted]:
     if job.system == result.CONTROLS:
         return controls.fit
     system, _ = result.timed(job)
-    return (over_time.fit if system == "ridge" else window_models.fit) if system else fitting.fit
+    if not system:
+        return fitting.fit
+    return over_time.fit if system == RIDGE else window_models.fit
 
 
 def write(

@@ -22,10 +22,11 @@ from dreamjax.metrics import retrieval
 from dreamjax.metrics.averaging import averaged
 from dreamjax.signals.datasets import records
 from dreamjax.systems import registry
-from dreamjax.systems.retrieval_base import VECTOR
+from dreamjax.systems.retrieval_data import VECTOR
 from dreamjax.targets import responses
 from dreamjax.targets.banks import BankConfig
-from dreamjax.targets.responses import Catalogue, ResponseConfig
+from dreamjax.targets.catalogue import Catalogue, catalogue
+from dreamjax.targets.responses import ResponseConfig
 
 LAYOUT = "layout of the rig"
 WAVES = 8  # cosines of the time in a session, from the constant to 3.5 periods
@@ -95,7 +96,7 @@ def _ridge(
 # ------------------------------------------------------------------------------------------------------ the time index
 def _timed(task: Any) -> tuple[Trained, Tested, str] | str:
     data: ResponseConfig = task.config.data
-    known = responses.catalogue(data.path)
+    known = catalogue(data.path)
     train, test = (responses.members(data, known, split) for split in ("train", "test"))  # type: ignore[arg-type]
     if not np.isfinite(known.start).all() or not any(_spans(known, rows) for rows in (train, test)):
         return "the records do not hold the times of trials"
@@ -127,7 +128,7 @@ def time_features(known: Catalogue) -> Float[np.ndarray, "records D"]:
 # ---------------------------------------------------------------------------------------------------- before the image
 def _before(task: Any) -> tuple[Trained, Tested, str] | str:
     data: ResponseConfig = task.config.data
-    settings = responses.catalogue(data.path).settings
+    settings = catalogue(data.path).settings
     begins = max(float(one.get("tmin", 0.0) or 0.0) for one in settings)
     if begins >= 0:
         return f"the trials have no samples before the image (their first is at {begins:g} s)"

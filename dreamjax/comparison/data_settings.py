@@ -4,17 +4,17 @@ import dataclasses
 
 from dreamjax.comparison.jobs import Job
 from dreamjax.targets import responses
+from dreamjax.targets.catalogue import catalogue
 
 FROM = {"trigger": "from the trigger channel", "events": "from events.tsv"}
 MVNN = {"train": "fitted on training trials", "as_released": "fitted on tested trials too, as released", "off": "off"}
-
 SCALED = {"none": "not scaled", "zscore": "scaled by mean and SD", "robust": "scaled by median and quartiles"}
 
 
 def in_words(job: Job) -> str:
     """Return the sensors, rate, window and preparation of a job's trials, and what its image vectors are."""
     data, target = job.configs[0].data, job.configs[0].target
-    known = responses.catalogue(data.path)
+    known = catalogue(data.path)
     person = (data.test_people or data.people or known.subjects)[:1]
     trials = responses.load(dataclasses.replace(data, test_people=person, scaling="none"), "test")
     end = trials.tmin + trials.signal.shape[-1] / trials.sfreq

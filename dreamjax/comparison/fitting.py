@@ -18,7 +18,8 @@ from dreamjax.errors import UserError
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.systems import registry
 from dreamjax.systems.base import Vectorises, capabilities
-from dreamjax.systems.retrieval_base import VECTOR, RetrievalSystem, gathered
+from dreamjax.systems.retrieval_base import RetrievalSystem, gathered
+from dreamjax.systems.retrieval_data import VECTOR
 from dreamjax.targets.responses import Split
 from dreamjax.training import in_memory, program
 from dreamjax.training.task import PyTree

@@ -15,11 +15,12 @@ from dreamjax.errors import UserError, nearest
 from dreamjax.storage import presence
 from dreamjax.systems import registry
 from dreamjax.systems.base import Retrieves, capabilities
-from dreamjax.targets import responses
 from dreamjax.targets.banks import BankConfig
+from dreamjax.targets.catalogue import catalogue
 from dreamjax.targets.responses import ResponseConfig
 
 GROUPS = ("data", "target", "train", "optim", "sizes")  # of a setting's key: for all systems that have the key
+RIDGE = "ridge"  # of the controls
 GIVEN = {  # settings that the comparison makes itself → how they are chosen
     "data.path": "--data",
     "data.people": "--people",
@@ -93,7 +94,7 @@ def jobs(request: Request) -> list[Job]:
     if not request.systems:
         raise UserError("--systems is empty; name at least one, such as ridge")
     _check_settings(request)
-    known = responses.catalogue(request.data.path)
+    known = catalogue(request.data.path)
     source, splits = request.scoring.distractors, sorted(set(known.split.tolist()))
     if source and source not in splits and not presence.is_folder(source):  # before anything is trained
         raise UserError(f"--distractors {source}: neither a split of the dataset ({', '.join(splits)}) nor a folder")
@@ -112,9 +113,9 @@ def jobs(request: Request) -> list[Job]:
 
 def of_ridge(name: str, request: Request) -> list[Job]:
     """Return jobs of ridge regression on the folds of a comparison, under another name."""
-    keys = {key for key in configs.keys_of(registry.find("ridge").Config) if key.partition(".")[0] in GROUPS}
+    keys = {key for key in configs.keys_of(registry.find(RIDGE).Config) if key.partition(".")[0] in GROUPS}
     settings = tuple(one for one in request.settings if one[0] in keys)
-    alone = dataclasses.replace(request, systems=("ridge",), settings=settings, scoring=Scoring())
+    alone = dataclasses.replace(request, systems=(RIDGE,), settings=settings, scoring=Scoring())
     return [dataclasses.replace(job, system=name, checkpoints=()) for job in jobs(alone)]
 
 

@@ -21,7 +21,7 @@ from dreamjax.comparison.result import timed
 from dreamjax.errors import UserError
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.systems import registry
-from dreamjax.systems.retrieval_base import VECTOR
+from dreamjax.systems.retrieval_data import VECTOR
 from dreamjax.targets import responses
 
 WINDOW, STRIDE = 0.1, 0.025  # s

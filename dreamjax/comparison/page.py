@@ -13,7 +13,8 @@ from dreamjax.metrics import retrieval
 from dreamjax.reports import figures, nearest, palette
 from dreamjax.reports.nearest import NearestImages
 from dreamjax.reports.pages import Page, Section
-from dreamjax.targets import banks, responses
+from dreamjax.targets import banks
+from dreamjax.targets.catalogue import catalogue
 from dreamjax.typing import JsonDict
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def nearest_images(workdir: epath.PathLike, request: Request, jobs: Sequence[Job
     if not parts:
         return []
     rank, similarity, image, person, near = (np.concatenate(each) for each in zip(*parts, strict=True))
-    known = responses.catalogue(request.data.path)
+    known = catalogue(request.data.path)
 
     def trial(i: int) -> NearestImages:
         label = f"person {person[i] + 1}"

@@ -15,9 +15,11 @@ from dreamjax.comparison.jobs import Scoring
 from dreamjax.errors import UserError
 from dreamjax.metrics import retrieval, transductive
 from dreamjax.metrics.retrieval import Ranks
-from dreamjax.systems.retrieval_base import VECTOR, VIEWS, RetrievalData
+from dreamjax.systems.retrieval_base import VIEWS
+from dreamjax.systems.retrieval_data import VECTOR, RetrievalData
 from dreamjax.systems.retrieval_streams import vectors_of
-from dreamjax.targets import image_folder, responses
+from dreamjax.targets import image_folder
+from dreamjax.targets.catalogue import catalogue
 from dreamjax.training.task import PyTree
 
 Cut = Callable[[Mapping[str, Array]], Mapping[str, Array]]  # trials → a part of each response
@@ -124,7 +126,7 @@ def _distractors(task: RetrievalData, source: str, gallery: Int[np.ndarray, "G"]
 
     Raise UserError where there is no such split or folder, or no image is left.
     """
-    known = responses.catalogue(task.config.data.path)
+    known = catalogue(task.config.data.path)
     if source in known.split:
         chosen = np.setdiff1d(known.image[(known.split == source) & (known.image >= 0)], gallery)
         vectors = task.vectors[VECTOR][chosen]

@@ -19,13 +19,14 @@ from jaxtyping import Array, Float, Int
 
 from dreamjax.comparison import fitting, protocols, result, scoring
 from dreamjax.comparison.fitting import Fitted
-from dreamjax.comparison.jobs import Job, Scoring
+from dreamjax.comparison.jobs import RIDGE, Job, Scoring
 from dreamjax.comparison.over_time import WINDOW, window_ends
 from dreamjax.errors import UserError
 from dreamjax.metrics import retrieval
 from dreamjax.metrics.retrieval import Ranks
 from dreamjax.systems import registry
-from dreamjax.systems.retrieval_base import RetrievalSystem, SizesConfig
+from dreamjax.systems.retrieval_base import RetrievalSystem
+from dreamjax.systems.retrieval_data import SizesConfig
 from dreamjax.targets import responses
 from dreamjax.training import devices
 from dreamjax.training.in_memory import TrainedRuns
@@ -50,7 +51,7 @@ def jobs_of(system: str, kind: str, jobs: Sequence[Job]) -> list[Job]:
     others = dict.fromkeys(job.system for job in jobs if hasattr(job.configs[0], "optim"))
     if system not in others:
         raise UserError(f"--over-time: {system} is not a system of this comparison that has windows; choose from "
-                        f"{', '.join(['ridge', *others])}")  # fmt: skip
+                        f"{', '.join([RIDGE, *others])}")  # fmt: skip
     task: Any = registry.build(windows[0].configs[0])
     trials = responses.load(task.config.data, "test")
     length, _ = windows_of(kind, trials.signal.shape[2], trials.sfreq)

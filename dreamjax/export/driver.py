@@ -2,8 +2,8 @@
 
     summary = export("runs/tiny", "exported/tiny", to="torch")
 
-The system decides what the folder holds (`systems.base.Exports`), the writer of the format its layout. The rest is the
-same for all: the model's facts, its card, parity.safetensors, and the comparison in a process without JAX.
+The system decides what the folder holds (`systems.exchange.Exports`), the writer of the format its layout. The rest is
+the same for all: the model's facts, its card, parity.safetensors, and the comparison in a process without JAX.
 """
 
 import importlib.util
@@ -25,7 +25,8 @@ from dreamjax.reports import image_report, pages
 from dreamjax.storage import atomic, locks, manifest, paths
 from dreamjax.storage.checkpoint_files import safetensors_files
 from dreamjax.systems import opening, registry
-from dreamjax.systems.base import Exported, Exports, Format, Run, capability
+from dreamjax.systems.base import Run, capability
+from dreamjax.systems.exchange import Exported, Exports, Format
 from dreamjax.typing import JsonDict
 from dreamjax.weights.pipeline_folder import INDEX
 
@@ -147,7 +148,7 @@ def comparison(layout: folders.Layout) -> Iterator[Compare]:
 
     A process without JAX begins with its slow imports while the caller still computes. `compare` returns None where a
     package is not installed. It raises UserError for a folder that does not open, and for a difference above the
-    tolerance. `check`: see `systems.base.Exported`.
+    tolerance. `check`: see `systems.exchange.Exported`.
     """
     missing = [name for name in layout.packages if importlib.util.find_spec(name) is None]
     if missing:

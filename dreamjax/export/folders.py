@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from etils import epath
 
 from dreamjax.storage import manifest, presence, sniffing
-from dreamjax.systems.base import Exported, FileContent, Format
+from dreamjax.systems.exchange import Exported, FileContent, Format
 from dreamjax.typing import JsonDict
 from dreamjax.weights import weight_files
 

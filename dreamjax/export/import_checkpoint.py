@@ -1,7 +1,7 @@
 """Import a checkpoint of another program as a run directory that evaluates, generates and exports like a trained one.
 
-Each system defines which checkpoints it takes (`systems.base.Imports`): folders of `dreamjax export --to torch`, and
-files of other programs. Nothing in a file is executed (see `storage.checkpoint_files.pickle_reader`).
+Each system defines which checkpoints it takes (`systems.exchange.Imports`): folders of `dreamjax export --to torch`,
+and files of other programs. Nothing in a file is executed (see `storage.checkpoint_files.pickle_reader`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from dreamjax.runs import provenance
 from dreamjax.storage import atomic, locks, manifest, paths, presence, sniffing
 from dreamjax.storage.checkpoint_files import safetensors_files, torch_files
 from dreamjax.systems import registry
-from dreamjax.systems.base import Checkpoint, Imported, ImportOptions, Imports
+from dreamjax.systems.exchange import Checkpoint, Imported, ImportOptions, Imports
 from dreamjax.training import checkpoints
 from dreamjax.weights.pipeline_folder import INDEX
 

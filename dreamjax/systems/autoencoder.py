@@ -22,8 +22,9 @@ from dreamjax.objectives.masking import example_keys
 from dreamjax.objectives.variational import VariationalConfig, psnr, variational
 from dreamjax.runs import shapes
 from dreamjax.systems import image_export, opening, preview
-from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
+from dreamjax.systems.base import GradientSystem, Loss, Run
 from dreamjax.systems.compute import ComputeConfig, GradientConfig
+from dreamjax.systems.exchange import Component, Exported, Exports, Format
 from dreamjax.targets import images
 from dreamjax.targets.images import ImageConfig, ImageExamples, scaled, unscaled
 from dreamjax.training.checkpoints import CheckpointConfig

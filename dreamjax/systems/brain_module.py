@@ -17,7 +17,8 @@ from dreamjax.errors import UserError
 from dreamjax.objectives.contrastive import ContrastiveConfig
 from dreamjax.objectives.regression_loss import combined, mse
 from dreamjax.systems.base import Loss
-from dreamjax.systems.retrieval_base import RetrievalConfig, RetrievalSystem, SizesConfig
+from dreamjax.systems.retrieval_base import RetrievalConfig, RetrievalSystem
+from dreamjax.systems.retrieval_data import SizesConfig
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig
 from dreamjax.training.optimiser import OptimConfig

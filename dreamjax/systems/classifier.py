@@ -18,8 +18,9 @@ from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models import flops
 from dreamjax.systems import image_export
-from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
+from dreamjax.systems.base import GradientSystem, Loss, Run
 from dreamjax.systems.compute import GradientConfig, LayersConfig
+from dreamjax.systems.exchange import Component, Exported, Exports, Format
 from dreamjax.targets import images
 from dreamjax.targets.features import HELD_OUT, PREPROCESSOR
 from dreamjax.targets.images import ImageConfig, scaled

@@ -24,8 +24,9 @@ from dreamjax.parallel import processes
 from dreamjax.runs import shapes
 from dreamjax.storage import presence
 from dreamjax.systems import image_export
-from dreamjax.systems.base import Component, Exported, Exports, Format, GradientSystem, Loss, Run
+from dreamjax.systems.base import GradientSystem, Loss, Run
 from dreamjax.systems.compute import GradientConfig, LayersConfig
+from dreamjax.systems.exchange import Component, Exported, Exports, Format
 from dreamjax.targets import images, tokens
 from dreamjax.targets.features import PREPROCESSOR
 from dreamjax.targets.images import ImageConfig, scaled

@@ -23,7 +23,8 @@ from dreamjax.parallel.tree_paths import named_leaves, nested
 from dreamjax.runs import latent_diffusion
 from dreamjax.runs.components import Components
 from dreamjax.runs.latent_diffusion import LatentDiffusion
-from dreamjax.systems.base import Component, FileContent, Format, GradientSystem, Loss, Run
+from dreamjax.systems.base import GradientSystem, Loss, Run
+from dreamjax.systems.exchange import Component, FileContent, Format
 from dreamjax.training.task import Batch, PyTree, WeightSource
 from dreamjax.typing import JsonDict
 from dreamjax.weights import loaded

@@ -31,9 +31,10 @@ from dreamjax.parallel.tree_paths import like, named_leaves
 from dreamjax.runs import shapes as architectures
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import dreamdiffusion_export, dreamdiffusion_import, masked_pretraining, opening
-from dreamjax.systems.base import Exports, GeneratesFromTrials, Imports, Loss, Pretrained, Run
+from dreamjax.systems.base import GeneratesFromTrials, Loss, Pretrained, Run
 from dreamjax.systems.compute import GradientConfig, LayersConfig
 from dreamjax.systems.diffusion_base import DiffusionLossConfig, DiffusionSystem, diffusion_loss, merged
+from dreamjax.systems.exchange import Exports, Imports
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.targets import features, trials
 from dreamjax.targets.trials import TargetConfig

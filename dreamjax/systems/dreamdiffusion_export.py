@@ -24,8 +24,9 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs import provenance
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems import image_export, masked_torch
-from dreamjax.systems.base import Component, Exported, Format, Run
+from dreamjax.systems.base import Run
 from dreamjax.systems.diffusion_base import CLASSES, COMPARED
+from dreamjax.systems.exchange import Component, Exported, Format
 from dreamjax.systems.masked_torch import PYTORCH
 from dreamjax.training.task import PyTree
 from dreamjax.typing import JsonDict

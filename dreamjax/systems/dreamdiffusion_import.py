@@ -28,8 +28,8 @@ from dreamjax.runs import shapes as architectures
 from dreamjax.storage import atomic
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems import masked_torch
-from dreamjax.systems.base import Checkpoint, Imported, ImportOptions
 from dreamjax.systems.diffusion_base import CLASSES, index_of
+from dreamjax.systems.exchange import Checkpoint, Imported, ImportOptions
 from dreamjax.systems.masked_pretraining import MaskedPretraining, MaskedPretrainingConfig
 from dreamjax.systems.masked_torch import GENERATIVE
 from dreamjax.training.task import PyTree

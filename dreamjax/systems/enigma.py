@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 from dreamjax.objectives.contrastive import contrastive
 from dreamjax.objectives.regression_loss import combined, mse
 from dreamjax.systems.base import Loss
-from dreamjax.systems.retrieval_base import DIRECTIONS, VECTOR, RetrievalConfig, RetrievalSystem
+from dreamjax.systems.retrieval_base import DIRECTIONS, RetrievalConfig, RetrievalSystem
+from dreamjax.systems.retrieval_data import VECTOR
 from dreamjax.systems.retrieval_released import Shapes, convolutional
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig

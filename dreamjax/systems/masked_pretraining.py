@@ -27,19 +27,9 @@ from dreamjax.parallel.sharding import Rules
 from dreamjax.signals.datasets import pipeline
 from dreamjax.signals.datasets.data_config import DataConfig
 from dreamjax.systems import masked_torch, preview
-from dreamjax.systems.base import (
-    Embedding,
-    Embeds,
-    Exports,
-    Format,
-    GradientSystem,
-    Imports,
-    Loss,
-    Plans,
-    Reconstructs,
-    Vectorises,
-)
+from dreamjax.systems.base import Embedding, Embeds, GradientSystem, Loss, Plans, Reconstructs, Vectorises
 from dreamjax.systems.compute import GradientConfig, NamedLayersConfig
+from dreamjax.systems.exchange import Exports, Format, Imports
 from dreamjax.training import optimiser
 from dreamjax.training.held_out import averaged, summed
 from dreamjax.training.optimiser import OptimConfig

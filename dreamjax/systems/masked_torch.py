@@ -25,7 +25,8 @@ from dreamjax.runs import provenance
 from dreamjax.signals.datasets import augment
 from dreamjax.storage.checkpoint_files import torch_files
 from dreamjax.systems import opening
-from dreamjax.systems.base import Checkpoint, Component, Exported, Format, Imported, ImportOptions, Run
+from dreamjax.systems.base import Run
+from dreamjax.systems.exchange import Checkpoint, Component, Exported, Format, Imported, ImportOptions
 from dreamjax.training.task import PyTree
 from dreamjax.typing import JsonDict
 from dreamjax.weights import masked_autoencoder as names

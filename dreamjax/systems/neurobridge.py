@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Array, Float
 
 from dreamjax.objectives.contrastive import ContrastiveConfig
-from dreamjax.systems.retrieval_base import VECTOR, VIEWS, RetrievalConfig, adam
+from dreamjax.systems.retrieval_base import VIEWS, RetrievalConfig, adam
+from dreamjax.systems.retrieval_data import VECTOR
 from dreamjax.systems.retrieval_projection import ImageProjection
 from dreamjax.systems.retrieval_released import Shapes, flat_signal
 from dreamjax.targets.banks import BankConfig

@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamjax.errors import UserError
 from dreamjax.storage.checkpoint_files import torch_files
-from dreamjax.systems.base import Checkpoint, Imported, ImportOptions
+from dreamjax.systems.exchange import Checkpoint, Imported, ImportOptions
 from dreamjax.systems.opening import parameter_count
 from dreamjax.targets.responses import ResponseConfig
 from dreamjax.typing import JsonDict

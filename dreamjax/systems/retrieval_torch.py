@@ -18,7 +18,8 @@ import numpy as np
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.models.brain_module import unit_positions
-from dreamjax.systems.base import Checkpoint, Component, Exported, Format, Imported, ImportOptions, Run
+from dreamjax.systems.base import Run
+from dreamjax.systems.exchange import Checkpoint, Component, Exported, Format, Imported, ImportOptions
 from dreamjax.systems.opening import parameter_count
 from dreamjax.training.task import PyTree
 from dreamjax.typing import JsonDict

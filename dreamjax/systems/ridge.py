@@ -26,20 +26,9 @@ from jaxtyping import Array, Float
 from dreamjax import config as configs
 from dreamjax.errors import UserError
 from dreamjax.systems import retrieval_torch
-from dreamjax.systems.base import (
-    Checkpoint,
-    ClosedFormSystem,
-    Component,
-    Exported,
-    Exports,
-    Format,
-    Imported,
-    ImportOptions,
-    Imports,
-    Retrieves,
-    Run,
-)
-from dreamjax.systems.retrieval_base import RetrievalData, SizesConfig
+from dreamjax.systems.base import ClosedFormSystem, Retrieves, Run
+from dreamjax.systems.exchange import Checkpoint, Component, Exported, Exports, Format, Imported, ImportOptions, Imports
+from dreamjax.systems.retrieval_data import RetrievalData, SizesConfig
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree

@@ -33,7 +33,8 @@ from dreamjax.objectives.contrastive import ContrastiveConfig, contrastive, unit
 from dreamjax.objectives.mmd import mmd
 from dreamjax.objectives.regression_loss import combined
 from dreamjax.systems.base import Loss
-from dreamjax.systems.retrieval_base import DIRECTIONS, VECTOR, RetrievalConfig, RetrievalSystem, adam
+from dreamjax.systems.retrieval_base import DIRECTIONS, RetrievalConfig, RetrievalSystem, adam
+from dreamjax.systems.retrieval_data import VECTOR
 from dreamjax.targets.banks import BankConfig
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, Metrics, PyTree, State, replace

@@ -27,9 +27,10 @@ from dreamjax.parallel import mesh as meshes
 from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.runs.latent_diffusion import LatentDiffusion
 from dreamjax.systems import image_export, preview
-from dreamjax.systems.base import Exported, Exports, Format, GeneratesFromText, Loss, Run
+from dreamjax.systems.base import GeneratesFromText, Loss, Run
 from dreamjax.systems.compute import GradientConfig, NamedLayersConfig
 from dreamjax.systems.diffusion_base import COMPARED, DiffusionLossConfig, DiffusionSystem, diffusion_loss, merged
+from dreamjax.systems.exchange import Exported, Exports, Format
 from dreamjax.targets import latents
 from dreamjax.targets.latents import LatentConfig
 from dreamjax.training.checkpoints import CheckpointConfig

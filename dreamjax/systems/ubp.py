@@ -21,10 +21,11 @@ from jaxtyping import Array, Float, Int
 
 from dreamjax.objectives.contrastive import ContrastiveConfig
 from dreamjax.systems.base import Loss
-from dreamjax.systems.retrieval_base import VECTOR, VIEWS, RetrievalConfig, RetrievalSystem, adam
+from dreamjax.systems.retrieval_base import VIEWS, RetrievalConfig, RetrievalSystem, adam
+from dreamjax.systems.retrieval_data import VECTOR
 from dreamjax.systems.retrieval_released import Shapes, flat_signal
-from dreamjax.targets import responses
 from dreamjax.targets.banks import BankConfig
+from dreamjax.targets.catalogue import catalogue
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, Metrics, PyTree, State, replace
 from dreamjax.training.train_config import TrainConfig
@@ -105,7 +106,7 @@ class Ubp(RetrievalSystem):
     def init(self, rng: Array) -> State:
         state = super().init(rng)
         here = self.here  # without the data there is no training
-        images = len(responses.catalogue(self.config.data.path).images) if here else 1
+        images = len(catalogue(self.config.data.path).images) if here else 1
         shape = (len(self.people) if here else 1, images)
         extra = {"similarity": jnp.ones(shape, jnp.float32), "level": jnp.full(shape, USUAL, jnp.int32)}
         return replace(state, extra=extra)

@@ -16,6 +16,7 @@ from dreamjax.comparison.jobs import Request
 from dreamjax.errors import UserError
 from dreamjax.storage import locks
 from dreamjax.targets import responses
+from dreamjax.targets.catalogue import Catalogue, catalogue
 from dreamjax.targets.responses import ResponseConfig
 from tests import trial_shards
 from tests.trial_shards import TrialShards
@@ -89,10 +90,10 @@ def test_says_which_settings_were_changed(compared: Path) -> None:
 
 def test_the_other_people_have_a_table_where_the_first_one_has_no_trials(tmp_path: Path) -> None:
     shards = trial_shards.write(tmp_path / "data")
-    wanted = responses.catalogue((shards.path,)).subjects[0]
+    wanted = catalogue((shards.path,)).subjects[0]
     loaded = responses.members
 
-    def without(config: ResponseConfig, known: responses.Catalogue, split: responses.Split) -> object:
+    def without(config: ResponseConfig, known: Catalogue, split: responses.Split) -> object:
         if config.people == (wanted,):
             raise UserError("no trial is in split test")
         return loaded(config, known, split)
@@ -196,7 +197,7 @@ def test_a_folder_in_which_nothing_was_done_takes_another_comparison(shards: Tri
 
 
 def test_each_person_is_tested_by_a_model_of_the_others(shards: TrialShards) -> None:
-    people = responses.catalogue((shards.path,)).subjects
+    people = catalogue((shards.path,)).subjects
     made = jobs.jobs(request_of(shards, ("shallow",), people="leave_one_out", seeds=1))
     assert [job.configs[0].data.test_people for job in made] == [(name,) for name in people]
     for job in made:

@@ -11,7 +11,7 @@ from dreamjax.comparison.fitting import Fitted
 from dreamjax.comparison.jobs import Job, Request
 from dreamjax.evaluation.controls import BEFORE, BLOCKS, TIME
 from dreamjax.signals.datasets import records
-from dreamjax.targets import responses
+from dreamjax.targets.catalogue import catalogue
 from dreamjax.targets.responses import ResponseConfig
 from tests import trial_shards
 from tests.trial_shards import TrialShards
@@ -44,7 +44,7 @@ def test_responses_are_not_in_the_controls(shards: TrialShards) -> None:
 @pytest.mark.parametrize("protocol", ["honest", "single_trial"])
 def test_the_time_index_knows_images_whose_vectors_follow_time(tmp_path: Path, protocol: str) -> None:
     shards = trial_shards.write(tmp_path / "data", people=1, strength=0.0, sessions=1, repeats=1, test_repeats=1)
-    known = responses.catalogue((shards.path,))
+    known = catalogue((shards.path,))
     waves = controls.time_features(known)[:, 1:5]
     vectors = np.stack([waves[known.image == i].mean(0) for i in range(len(known.images))]).astype(np.float32)
     np.savez(shards.bank, vectors=vectors, names=list(known.images))

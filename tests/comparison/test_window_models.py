@@ -47,7 +47,7 @@ def job_of(
 
 @pytest.mark.parametrize("system", ["brain_module", "shallow"])
 def test_a_window_among_others_equals_the_window_alone(shards: TrialShards, system: str) -> None:
-    # a large ε: where there is no gradient, Adam would follow its rounding errors
+    # a large ε: without a gradient Adam would amplify rounding errors
     job = job_of(shards, system, epochs=3, learning_rate="1e-2", epsilon="0.1", schedule="constant")
     (config,) = job.configs
     whole = registry.build(config)
@@ -148,5 +148,7 @@ def test_a_network_that_needs_more_samples_has_growing_windows(shards: TrialShar
 
 
 def test_refuses_windows_of_nothing(shards: TrialShards, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="windows is 'wide', but it must be both, sliding or growing"):
+        dreamjax.compare(["ridge"], shards.path, shards.bank, tmp_path / "work", over_time=["ridge"], windows="wide")
     with pytest.raises(UserError, match="--windows sliding has no effect without --over-time"):
         dreamjax.compare(["ridge"], shards.path, shards.bank, tmp_path / "work", windows="sliding")

@@ -19,23 +19,8 @@ from dreamjax.cli.main import main
 from dreamjax.objectives.contrastive import contrastive
 from dreamjax.signals.datasets.arrays import open_arrays
 from dreamjax.systems import registry
-from dreamjax.systems.base import (
-    Bank,
-    Checkpoint,
-    ClosedFormSystem,
-    Component,
-    Exported,
-    Exports,
-    Format,
-    GradientSystem,
-    Imported,
-    ImportOptions,
-    Imports,
-    Loss,
-    Predicts,
-    Retrieves,
-    Run,
-)
+from dreamjax.systems.base import Bank, ClosedFormSystem, GradientSystem, Loss, Predicts, Retrieves, Run
+from dreamjax.systems.exchange import Checkpoint, Component, Exported, Exports, Format, Imported, ImportOptions, Imports
 from dreamjax.training.optimiser import OptimConfig
 from dreamjax.training.task import Batch, BatchSpec, PyTree, State
 from dreamjax.training.train_config import TrainConfig

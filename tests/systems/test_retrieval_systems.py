@@ -26,7 +26,7 @@ from dreamjax.parallel.mesh import MeshConfig
 from dreamjax.parallel.tree_paths import nested
 from dreamjax.systems import opening, registry
 from dreamjax.systems.base import Retrieves, Vectorises, capabilities
-from dreamjax.systems.retrieval_base import SizesConfig
+from dreamjax.systems.retrieval_data import SizesConfig
 from dreamjax.targets.banks import BankConfig
 from dreamjax.targets.responses import ResponseConfig
 from dreamjax.training import checkpoints, program
@@ -113,7 +113,7 @@ def test_layers_that_a_model_does_not_have_are_named(shards: TrialShards, monkey
     def small(configs: tuple[BankConfig, ...], images: tuple[str, ...]) -> np.ndarray:
         raise UserError(f"hidden state {configs[0].layer} does not exist; this model has 0 to 12")
 
-    monkeypatch.setattr("dreamjax.systems.retrieval_base.vectors_of", small)
+    monkeypatch.setattr("dreamjax.systems.retrieval_data.vectors_of", small)
     with pytest.raises(UserError, match=r"has 0 to 12; model\.layers is 20, 24, 28, 32, 36: choose layers"):
         registry.build(network).vectors  # noqa: B018 - computed when read
 

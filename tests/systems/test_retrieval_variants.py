@@ -17,7 +17,7 @@ from dreamjax.objectives.contrastive import ContrastiveConfig
 from dreamjax.objectives.mmd import mmd
 from dreamjax.systems import registry
 from dreamjax.systems.brain_module import PRESETS
-from dreamjax.systems.retrieval_base import VECTOR, SizesConfig
+from dreamjax.systems.retrieval_data import VECTOR, SizesConfig
 from dreamjax.systems.samga import PROGRESS
 from dreamjax.systems.ubp import SHARPER, SOFTER, USUAL, Ubp, UbpConfig, UbpModelConfig
 from dreamjax.training import optimiser
